@@ -1,0 +1,58 @@
+"""What a person sees: lines, tables and progress on standard error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+T = TypeVar("T")
+
+
+class _Lines(logging.Handler):
+    """Prints what the library logs as plain lines; warnings say that they are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        word = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        stderr().print(
+            f"{word}{record.getMessage()}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def listen(level: int) -> None:
+    """Send what the library logs at this level and above to standard error."""
+    logger = logging.getLogger("qtool")
+    logger.setLevel(level)
+    logger.handlers = [_Lines()]
+    logger.propagate = False
+
+
+def stderr() -> Console:
+    """Return the console of standard error; rich honours NO_COLOR."""
+    return Console(stderr=True)
+
+
+def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table to standard error; columns that end in a space are aligned right."""
+    if logging.getLogger("qtool").level > logging.INFO:
+        return
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.strip(), justify="right" if column.endswith(" ") else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    stderr().print(table)
+
+
+def track(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+    """Yield the items under a progress bar, which shows only on a terminal."""
+    console = stderr()
+    if not console.is_terminal or logging.getLogger("qtool").level > logging.INFO:
+        yield from items
+        return
+    with Progress(console=console, transient=True) as progress:
+        yield from progress.track(items, total=total, description=label)

@@ -1,0 +1,95 @@
+"""The options that commands share: one word, one meaning, everywhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+input_option = click.option(
+    "--input", "-i", "input_", metavar="MODEL", required=True,
+    help="Model to read: .onnx, .qtm, or - for .qtm on standard input.",
+)  # fmt: skip
+output_option = click.option(
+    "--output", "-o", metavar="MODEL", required=True, callback=lambda _c, _p, v: check_ending(v),
+    help="Model to write: .onnx, .qtm, or - for .qtm on standard output.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1), default=None, metavar="N",
+    help="Threads to use. The result is the same for any number.  [default: all cores]",
+)  # fmt: skip
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
+)
+
+
+def check_ending(path: str) -> str:
+    """Return path, or fail before anything is read when it is no model file's name."""
+    from qtool.formats import STDIO, ending
+
+    if path != STDIO:
+        ending(path)
+    return path
+
+
+def verbosity_options(command: F) -> F:
+    """Add -q and -v, and send what the library says to standard error."""
+    for flag, name, text in (
+        ("-q", "--quiet", "Only warnings and errors."),
+        ("-v", "--verbose", "Everything, also what only developers need."),
+    ):
+        command = click.option(
+            flag,
+            name,
+            is_flag=True,
+            expose_value=False,
+            callback=_set_level,
+            is_eager=True,
+            help=text,
+        )(command)
+    return command
+
+
+def _set_level(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    from qtool.cli.console import listen
+
+    level = {"quiet": logging.WARNING, "verbose": logging.DEBUG}[str(param.name)]
+    if value:
+        ctx.meta["qtool.level"] = level
+    listen(ctx.meta.get("qtool.level", logging.INFO))
+
+
+def data_options(command: F) -> F:
+    """Add the options that say which samples to use: those of qtool.data.open_samples."""
+    for option in reversed((
+        click.option(
+            "--data", metavar="DATA",
+            help="Samples: .npz, .npy, a folder of arrays or images, a .txt list of images, "
+            "test_data_set folders, or module:function.",
+        ),
+        click.option(
+            "--preprocess", metavar="NAME|FILE",
+            help="Preset (imagenet, tf, caffe, none) or a .toml/.json file.  "
+            "[default: what the model carries]",
+        ),
+        click.option("--samples", type=click.IntRange(1), metavar="N", help="Use N samples only."),
+        click.option("--shuffle", is_flag=True, help="Take the samples in an order given by --seed."),
+        click.option("--random", is_flag=True, help="Use random samples; the result says so."),
+        click.option(
+            "--label-key", default="y", show_default=True, metavar="KEY", help="Array that holds the labels."
+        ),
+        seed_option,
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def print_json(value: Any) -> None:
+    """Write one JSON object to standard output."""
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,118 @@
+"""Quantization parameters and the affine map between real numbers and integers.
+
+Shape legend: a tensor has any shape; scale and zero_point are scalars (per tensor), or have
+shape (C,) for the C slices along `axis` (per channel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qtool.registry import lookup
+
+Array = npt.NDArray[np.generic]
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+DTYPES: dict[str, tuple[int, int]] = {
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-32768, 32767),
+    "uint16": (0, 65535),
+}
+
+
+@dataclass(frozen=True)
+class QParams:
+    """real = scale * (q - zero_point), eq. 1 of docs/quantization.md.
+
+    scale is float32, positive; zero_point an integer of the legal range of dtype; both of shape
+    () or (C,). narrow means that the lowest integer of a signed dtype is not used.
+    """
+
+    scale: Float32
+    zero_point: Int32
+    dtype: str
+    axis: int | None = None
+    narrow: bool = False
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest integer in use."""
+        return limits(self.dtype, narrow=self.narrow)
+
+
+def limits(dtype: str, *, narrow: bool = False) -> tuple[int, int]:
+    """Return the smallest and the largest integer of dtype."""
+    low, high = lookup(DTYPES, dtype, "integer type")
+    return (low + 1, high) if narrow and low < 0 else (low, high)
+
+
+def from_range(
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    dtype: str,
+    *,
+    symmetric: bool = False,
+    narrow: bool = False,
+    axis: int | None = None,
+) -> QParams:
+    """Return the qparams whose range just covers [low, high] and 0.
+
+    low and high are real, of shape () or (C,). Zero is always exactly representable, so padding
+    and ReLU stay exact. A range too narrow for a float32 scale, such as an all-zero tensor has,
+    gets scale 1. symmetric puts zero_point in the middle of the integers.
+    """
+    qmin, qmax = limits(dtype, narrow=narrow)
+    lows = np.minimum(np.asarray(low, np.float64), 0.0)
+    highs = np.maximum(np.asarray(high, np.float64), 0.0)
+    if symmetric:
+        middle = 0 if qmin < 0 else (qmin + qmax + 1) // 2
+        scale64 = np.maximum(-lows / (middle - qmin), highs / (qmax - middle))
+    else:
+        scale64 = (highs - lows) / (qmax - qmin)
+    # The largest float32 is enough for any scale: beyond it the range itself is not finite.
+    scale = np.minimum(scale64, np.finfo(np.float32).max).astype(np.float32)
+    degenerate = scale < np.finfo(np.float32).tiny
+    scale = np.where(degenerate, np.float32(1), scale).astype(np.float32)
+    if symmetric:
+        zero = np.full(scale.shape, middle, np.int32)
+    else:
+        zero64 = np.clip(np.rint(qmin - lows / scale.astype(np.float64)), qmin, qmax)
+        zero = np.where(degenerate, np.clip(0, qmin, qmax), zero64).astype(np.int32)
+    return QParams(scale, zero, dtype, axis, narrow)
+
+
+def quantize(x: npt.ArrayLike, qparams: QParams) -> Int32:
+    """Return saturate(round_half_even(x / scale) + zero_point) as int32, eq. 2.
+
+    The division is float32, as in ONNX QuantizeLinear. NaN gives zero_point.
+    """
+    array = np.asarray(x, np.float32)
+    scale, zero = broadcast(qparams, array.ndim)
+    low, high = qparams.limits
+    with np.errstate(invalid="ignore", over="ignore"):
+        steps = np.rint(array / scale)
+    steps = np.nan_to_num(steps, nan=0.0, posinf=2.0**24, neginf=-(2.0**24))
+    return np.clip(np.clip(steps, -(2.0**24), 2.0**24) + zero, low, high).astype(np.int32)
+
+
+def dequantize(q: npt.ArrayLike, qparams: QParams) -> Float32:
+    """Return scale * (q - zero_point) as float32, eq. 1, as in ONNX DequantizeLinear."""
+    array = np.asarray(q, np.int32)
+    scale, zero = broadcast(qparams, array.ndim)
+    return ((array - zero).astype(np.float32) * scale).astype(np.float32)
+
+
+def broadcast(qparams: QParams, ndim: int) -> tuple[Float32, Int32]:
+    """Return scale and zero_point shaped so that they broadcast along qparams.axis."""
+    if qparams.axis is None:
+        return qparams.scale, qparams.zero_point
+    shape = [1] * ndim
+    shape[qparams.axis] = -1
+    return qparams.scale.reshape(shape), qparams.zero_point.reshape(shape)
