@@ -1,5 +1,7 @@
 """`python -m qtool` is the same as `qtool`."""
 
-from qtool.cli.main import main
+from __future__ import annotations
+
+from qtool.cli import main
 
 main()

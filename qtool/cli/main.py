@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, NoReturn
 
 import click
 
 from qtool import __version__
+from qtool.cli import INTERRUPTED, stop_at_once
 from qtool.errors import QtoolError
 
 COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
@@ -19,6 +23,8 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "evaluate": "Measure accuracy on labelled data, against a reference.",
     "inspect": "Show what is in a model.",
 }
+
+CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 
 
 class Commands(click.Group):
@@ -42,47 +48,85 @@ class Commands(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from qtool.registry import unknown
 
-            ctx.fail(str(unknown(args[0], COMMANDS, "command")))
-        return super().resolve_command(ctx, args)
+            raise unknown(args[0], COMMANDS, "command")
+        found = super().resolve_command(ctx, args)
+        if signal.getsignal(signal.SIGINT) is stop_at_once:  # from here on there is work to undo
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands to the help page without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Return the commands that start with what is typed, without importing them."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(n, help=h) for n, h in COMMANDS.items() if n.startswith(incomplete)]
+        return names or click.Command.shell_complete(self, ctx, incomplete)
+
+    def main(
+        self, args: Sequence[str] | None = None, prog_name: str = "qtool", **extra: Any
+    ) -> NoReturn:
+        """Run the command line; every way in which it can end gets its exit code."""
+        typed = list(sys.argv[1:] if args is None else args)
+        self._main_shell_completion(extra, prog_name)
+        try:
+            with self.make_context(prog_name, typed, **extra) as ctx:
+                self.invoke(ctx)
+            sys.stdout.flush()
+            code = 0
+        except click.exceptions.Exit as asked:
+            code = asked.exit_code
+        except QtoolError as error:
+            code = fail(str(error), error.exit_code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            code = error.exit_code
+        except click.ClickException as error:
+            code = fail(advice(error), error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            code = fail("interrupted; nothing was written", INTERRUPTED)
+        except MemoryError:
+            code = fail("out of memory; give the job more memory or a smaller model", 1)
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            discard_output()
+            code = CLOSED_PIPE
+        except OSError as error:  # a full disk behind standard output, say
+            where = f"{error.filename}: " if error.filename else ""
+            code = fail(f"{where}{error.strerror or error}", 1)
+        sys.exit(code)
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qtool")
 def qtool() -> None:
-    """Make trained ONNX models smaller and faster, and prove that they still work.
+    r"""Make trained ONNX models smaller and faster, and prove that they still work.
 
     \b
     qtool quantize --input model.onnx --data samples/ --output q.onnx
     qtool evaluate --input q.onnx --reference model.onnx --data labelled.npz --max-drop 1.0
+
+    Each command explains itself: qtool COMMAND --help.
     """
-
-
-def main() -> None:
-    """Run the command line; never returns."""
-    try:
-        code = qtool(standalone_mode=False) or 0
-        sys.stdout.flush()
-    except QtoolError as error:
-        code = fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        code = fail("interrupted; nothing was written", 130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except MemoryError:
-        code = fail("out of memory; give the job more memory or a smaller model", 1)
-    sys.exit(code)
 
 
 def fail(message: str, code: int) -> int:
     """Print the message as one line on stderr and return the exit code."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
     return code
+
+
+def advice(error: click.ClickException) -> str:
+    """Return what click found wrong with what was typed, and where to read on."""
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    next_step = f"; see {context.command_path} --help" if context else ""
+    return message[:1].lower() + message[1:].rstrip(".") + next_step
+
+
+def discard_output() -> None:
+    """Let the interpreter flush its buffers into nothing when it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

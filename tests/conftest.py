@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from qtool.cli.main import qtool
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Runs the command line in this process: cli("freeze", "-i", path) -> a click Result.
+
+    Of the result, `stdout` and `stderr` are text, `stdout_bytes` what a pipe would carry, and
+    `exit_code` what the shell sees.
+    """
+
+    def run(*args: object, input: bytes | str | None = None) -> Result:
+        command: Any = [str(arg) for arg in args]
+        return CliRunner().invoke(qtool, command, input=input, catch_exceptions=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sample_models() -> Path:
+    """The folder of the trained networks that the repository carries."""
+    return ROOT / "sample_models"
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The folder of the larger models, of QTOOL_ZOO or beside the repository."""
+    folder = Path(os.environ.get("QTOOL_ZOO", ROOT.parent / "shared" / "zoo"))
+    if not (folder / "index.json").is_file():
+        pytest.skip(f"no zoo at {folder}: set QTOOL_ZOO to its folder")
+    return folder
