@@ -39,7 +39,7 @@ class Rule:
     check: Check = _always
 
     def data_inputs(self, node: ir.Node) -> list[ir.Value]:
-        """Return the inputs that carry activations or constant operands; weights are not among them."""
+        """Return the inputs that carry activations or constant operands, not weights."""
         indices = range(len(node.inputs)) if self.data is None else self.data
         return [v for i in indices if i < len(node.inputs) and (v := node.inputs[i]) is not None]
 
@@ -78,7 +78,7 @@ def _divisor(node: ir.Node) -> str | None:
 
 
 def _zero_pad(node: ir.Node) -> str | None:
-    if attribute(node, "mode", ir.AttrString("mode", "constant").value) != "constant":
+    if attribute(node, "mode", "constant") != "constant":
         return None
     value = array(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
     if len(node.inputs) > 2 and node.inputs[2] is not None and value is None:
@@ -106,7 +106,7 @@ RULES: dict[str, Rule] = {
     "Relu": Rule("own"),
     "Clip": Rule("own"),
     "LeakyRelu": Rule("own"),
-    "PRelu": Rule("own", (0, 1)),
+    "PRelu": Rule("own"),  # the slope stays float
     "HardSwish": Rule("own"),
     "HardSigmoid": Rule("own"),
     "Sigmoid": Rule("own"),
