@@ -66,7 +66,7 @@ class Commands(click.Group):
         names = [CompletionItem(n, help=h) for n, h in COMMANDS.items() if n.startswith(incomplete)]
         return names or click.Command.shell_complete(self, ctx, incomplete)
 
-    def main(
+    def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str = "qtool", **extra: Any
     ) -> NoReturn:
         """Run the command line; every way in which it can end gets its exit code."""
