@@ -15,6 +15,7 @@ from qtool.registry import lookup
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 DTYPES: dict[str, tuple[int, int]] = {
@@ -69,23 +70,44 @@ def from_range(
     gets scale 1. symmetric puts zero_point in the middle of the integers.
     """
     qmin, qmax = limits(dtype, narrow=narrow)
-    lows = np.minimum(np.asarray(low, np.float64), 0.0)
-    highs = np.maximum(np.asarray(high, np.float64), 0.0)
-    if symmetric:
-        middle = 0 if qmin < 0 else (qmin + qmax + 1) // 2
-        scale64 = np.maximum(-lows / (middle - qmin), highs / (qmax - middle))
-    else:
-        scale64 = (highs - lows) / (qmax - qmin)
+    scale64 = range_scale(low, high, qmin, qmax, symmetric=symmetric)
     # The largest float32 is enough for any scale: beyond it the range itself is not finite.
     scale = np.minimum(scale64, np.finfo(np.float32).max).astype(np.float32)
     degenerate = scale < np.finfo(np.float32).tiny
     scale = np.where(degenerate, np.float32(1), scale).astype(np.float32)
+    lows = np.where(degenerate, 0.0, low)
+    zero = range_zero_point(lows, scale.astype(np.float64), qmin, qmax, symmetric=symmetric)
+    return QParams(scale, zero.astype(np.int32), dtype, axis, narrow)
+
+
+def range_scale(
+    low: npt.ArrayLike, high: npt.ArrayLike, qmin: int, qmax: int, *, symmetric: bool
+) -> Float64:
+    """Return the smallest step with which qmin..qmax covers [low, high] and 0, eq. 6.
+
+    Not yet rounded to float32; 0 when low and high are.
+    """
+    lows = np.minimum(np.asarray(low, np.float64), 0.0)
+    highs = np.maximum(np.asarray(high, np.float64), 0.0)
     if symmetric:
-        zero = np.full(scale.shape, middle, np.int32)
-    else:
-        zero64 = np.clip(np.rint(qmin - lows / scale.astype(np.float64)), qmin, qmax)
-        zero = np.where(degenerate, np.clip(0, qmin, qmax), zero64).astype(np.int32)
-    return QParams(scale, zero, dtype, axis, narrow)
+        zero = middle(qmin, qmax)
+        return np.maximum(-lows / (zero - qmin), highs / (qmax - zero))
+    return np.asarray((highs - lows) / (qmax - qmin), np.float64)
+
+
+def range_zero_point(
+    low: npt.ArrayLike, scale: Float64, qmin: int, qmax: int, *, symmetric: bool
+) -> Float64:
+    """Return the integer that stands for 0, eq. 7, for a positive scale."""
+    if symmetric:
+        return np.full(np.shape(scale), middle(qmin, qmax), np.float64)
+    lows = np.minimum(np.asarray(low, np.float64), 0.0)
+    return np.asarray(np.clip(np.rint(qmin - lows / scale), qmin, qmax), np.float64)
+
+
+def middle(qmin: int, qmax: int) -> int:
+    """Return the zero_point of symmetric quantization: 0, or the upper middle of unsigned ones."""
+    return (qmin + qmax + 1) // 2
 
 
 def quantize(x: npt.ArrayLike, qparams: QParams) -> Int32:
