@@ -1,0 +1,117 @@
+// The only file that knows Python: checks every argument, releases the GIL, calls the kernels.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "histogram/histogram.h"
+#include "isa.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using qtool::Histogram;
+
+namespace {
+
+using Float32Array = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Int64Vector = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// A new numpy array that owns a copy of the values.
+template <typename T>
+nb::object copied(const T* values, std::initializer_list<size_t> shape) {
+  size_t n = 1;
+  for (size_t dim : shape) n *= dim;
+  T* copy = new T[n > 0 ? n : 1];
+  std::copy(values, values + n, copy);
+  nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, T>(copy, shape, owner));
+}
+
+bool histogram_update(Histogram& histogram, const Float32Array& x) {
+  const nb::gil_scoped_release unlocked;
+  return histogram.update(x.data(), x.size());
+}
+
+// (minimum, maximum, count, n_zeros, exponent, first, counts): the fields of TensorStatistics.
+nb::tuple histogram_state(const Histogram& histogram) {
+  qtool::HistogramState state = histogram.state();
+  int64_t* const end = state.counts + 2 * qtool::kBins;
+  state.counts[qtool::kBins] += state.n_zeros;
+  const auto counted = [](int64_t count) { return count != 0; };
+  int64_t* const first = std::find_if(state.counts, end, counted);
+  int64_t* last = end;
+  while (last > first && last[-1] == 0) --last;
+  const bool empty = state.count == 0;
+  const int64_t lowest = empty ? 0 : first - state.counts - qtool::kBins;
+  // + 0: the sign of a zero must not depend on which of -0 and 0 came first.
+  return nb::make_tuple(empty ? 0.0 : double{state.extremes.minimum} + 0.0,
+                        empty ? 0.0 : double{state.extremes.maximum} + 0.0, state.count,
+                        state.n_zeros, state.exponent, lowest,
+                        copied(first, {static_cast<size_t>(last - first)}));
+}
+
+void histogram_add(Histogram& histogram, double minimum, double maximum, int64_t n_zeros,
+                   int exponent, int64_t first, const Int64Vector& counts) {
+  const auto is_float = [](double x) {
+    return std::isfinite(x) && std::abs(x) <= std::numeric_limits<float>::max() &&
+           double{static_cast<float>(x)} == x;
+  };
+  require(is_float(minimum) && is_float(maximum), "minimum and maximum must be float32 values");
+  const float largest = static_cast<float>(std::max(std::abs(minimum), std::abs(maximum)));
+  qtool::Extremes extremes{0, static_cast<float>(minimum), static_cast<float>(maximum)};
+  std::memcpy(&extremes.magnitude, &largest, sizeof largest);
+  require(exponent == qtool::exponent_for(extremes.magnitude), "exponent does not fit the range");
+  require(minimum <= maximum, "minimum is above maximum");
+
+  const auto n = static_cast<int64_t>(counts.size());
+  require(first >= -qtool::kBins && first <= qtool::kBins && n <= qtool::kBins - first,
+          "bins are out of range");
+  const int64_t* values = counts.data();
+  require(std::all_of(values, values + n, [](int64_t c) { return c >= 0; }), "a count is negative");
+  const bool has_zero = first <= 0 && -first < n;
+  require(n_zeros >= 0 && n_zeros <= (has_zero ? values[-first] : 0), "more zeros than in bin 0");
+
+  std::vector<int64_t> without_zeros(values, values + n);
+  if (has_zero) without_zeros[static_cast<size_t>(-first)] -= n_zeros;
+  const bool added = histogram.add(extremes, n_zeros, static_cast<int>(first), without_zeros.data(),
+                                   without_zeros.size());
+  if (!added) throw std::overflow_error("the sum of the counts passes 2**63 - 1");
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.doc() = "qtool's native kernels; used through qtool.statistics.";
+
+  module.def("isas", [] {  // name -> whether this machine can run it
+    nb::dict names;
+    for (qtool::Isa isa :
+         {qtool::Isa::kScalar, qtool::Isa::kNeon, qtool::Isa::kAvx2, qtool::Isa::kAvx512}) {
+      names[qtool::isa_name(isa)] = qtool::supports(isa);
+    }
+    return names;
+  });
+
+  // noconvert: without it nanobind would quietly cast or copy an array of another type.
+  nb::class_<Histogram>(module, "Histogram")
+      .def(
+          "__init__",
+          [](Histogram* self, const std::string& isa) { new (self) Histogram(isa.c_str()); },
+          "isa"_a = "")
+      .def_prop_ro("isa", [](const Histogram& self) { return qtool::isa_name(self.isa()); })
+      .def("update", &histogram_update, "x"_a.noconvert())
+      .def("state", &histogram_state)
+      .def("add", &histogram_add, nb::kw_only(), "minimum"_a, "maximum"_a, "n_zeros"_a,
+           "exponent"_a, "first"_a, "counts"_a.noconvert());
+}

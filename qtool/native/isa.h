@@ -1,0 +1,35 @@
+// The instruction sets that kernels are compiled for, and which of them this machine may run.
+#pragma once
+
+namespace qtool {
+
+enum class Isa { kScalar, kNeon, kAvx2, kAvx512 };
+
+// The lower-case name that QTOOL_ISA and Python use: "scalar", "neon", "avx2", "avx512".
+const char* isa_name(Isa isa) noexcept;
+
+// Whether the processor and the operating system can run it. kAvx512 means F, BW, DQ and VL;
+// kAvx2 includes FMA and BMI2.
+bool supports(Isa isa) noexcept;
+
+// Whether dispatch may choose it: supported, and not above what the environment variable QTOOL_ISA
+// names. An unknown name there throws std::invalid_argument.
+bool allowed(Isa isa);
+
+[[noreturn]] void refuse_isa(const char* wanted);
+bool same_name(const char* a, const char* b) noexcept;
+
+// The first variant that may run; variants are listed fastest first and end with a scalar one.
+// A name in wanted asks for that one: std::invalid_argument when this machine does not have it.
+template <typename Variant, int n>
+const Variant& select(const Variant (&variants)[n], const char* wanted) {
+  for (const Variant& variant : variants) {
+    if (*wanted == '\0' ? allowed(variant.isa)
+                        : same_name(wanted, isa_name(variant.isa)) && supports(variant.isa)) {
+      return variant;
+    }
+  }
+  refuse_isa(wanted);
+}
+
+}  // namespace qtool
