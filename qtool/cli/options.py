@@ -79,15 +79,43 @@ def data_options(command: F) -> F:
             "[default: what the model carries]",
         ),
         click.option("--samples", type=click.IntRange(1), metavar="N", help="Use N samples only."),
-        click.option("--shuffle", is_flag=True, help="Take the samples in an order given by --seed."),
+        click.option("--shuffle", is_flag=True, help="Take the samples in the order of --seed."),
         click.option("--random", is_flag=True, help="Use random samples; the result says so."),
         click.option(
-            "--label-key", default="y", show_default=True, metavar="KEY", help="Array that holds the labels."
+            "--label-key", default="y", show_default=True, metavar="KEY", help="Array of the labels."
         ),
         seed_option,
     )):  # fmt: skip
         command = option(command)
     return command
+
+
+DATA_KEYS = ("data", "preprocess", "samples", "shuffle", "random", "label_key", "seed")
+
+
+def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any:
+    """Take what data_options gave out of `given`; return the Samples, or None without any."""
+    from qtool.data import open_samples
+
+    chosen = {key: given.pop(key) for key in DATA_KEYS}
+    if chosen["data"] is None and not chosen["random"]:
+        return None
+    if chosen["preprocess"] is None:
+        chosen["preprocess"] = model.preprocess
+    return open_samples(chosen.pop("data"), model.inputs(), labels=labels, **chosen)
+
+
+def percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return "95%" or "95" as 95.0."""
+    if value is None:
+        return None
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise click.BadParameter(f"{value!r} is no percentage, such as 95%", ctx, param)
+    return number
 
 
 def print_json(value: Any) -> None:
