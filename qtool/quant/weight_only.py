@@ -1,0 +1,216 @@
+"""Weight-only quantization: integers in the file, float arithmetic.
+
+    y = op(x, W)    becomes    y = op(x, DequantizeLinear(Wq, scale, zero_point))
+
+A weight that several nodes share stays one tensor with one DequantizeLinear. An embedding that
+is only looked up is looked up as integers, and just the rows found are dequantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import onnx_ir as ir
+
+from qtool.model import Model, Names, add_initializer, all_nodes, attribute, constant
+from qtool.quant.encode import FLOAT_TYPES, Encoded, WeightScheme, encode
+from qtool.quant.selection import node_label
+from qtool.quant.weight_uses import Use, source, weight_inputs, weights
+
+MIN_SIZE = 64  # elements; below, names and scales cost more than the integers save
+
+Reasons = dict[str, str]
+
+
+def needed_opset(model: Model, scheme: WeightScheme) -> int:
+    """Return the opset that weight_only's result needs: 13, 19 for half floats, 21 for blocks."""
+    if scheme.dtype not in ("int8", "uint8") or scheme.n_block:
+        return 21
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    roots = (constant(value) for value in weights(model))
+    return 19 if any(t is not None and t.dtype in halves for t in roots) else 13
+
+
+def weight_only(
+    model: Model, selected: Container[ir.Node], scheme: WeightScheme | None = None
+) -> Reasons:
+    """Quantize the constant weights of the selected nodes, in place.
+
+    Covers Conv, ConvTranspose, Gemm, MatMul, Gather, LSTM, GRU and RNN of the main graph and of
+    its subgraphs, and float32, float16, bfloat16 and double weights. Biases stay float. The
+    model must have opset needed_opset(model, scheme) already.
+
+    Returns:
+        For each selected node of these ops that still has a float weight, by node_label, why.
+    """
+    scheme = scheme or WeightScheme()
+    names, reasons = Names(model.graph), Reasons()
+    last: dict[ir.Graph, ir.Node] = {}  # DequantizeLinear put at the start of each graph
+    for node in all_nodes(model):
+        if node in selected and (reason := _not_constant(node)):
+            reasons[node_label(node)] = reason
+    for root, uses in weights(model).items():
+        mine = [use for use in uses if use.is_weight and use.node in selected]
+        if not mine or _tensor(root).dtype not in FLOAT_TYPES:
+            continue
+        reason = _why_not(root, uses, selected) or _quantize(root, uses, scheme, names, last)
+        if reason:
+            reasons |= {node_label(use.node): reason for use in mine}
+    return reasons
+
+
+def _not_constant(node: ir.Node) -> str | None:
+    """Return why a weighted node has no constant weight at all; None where it has one."""
+    sources = [source(value) for value in weight_inputs(node)]
+    if not sources or any(constant(value) is not None for value in sources):
+        return None
+    if node.op_type == "Gather":
+        return None  # it looks activations up
+    producers = [value.producer() for value in sources]
+    if any(p is not None and p.op_type == "DequantizeLinear" for p in producers):
+        return None  # is quantized already
+    if any(value.is_initializer() for value in sources):
+        return "its weight is only the default of an input; run `qtool freeze` first"
+    return "its weight is computed at run time"
+
+
+def _why_not(root: ir.Value, uses: list[Use], selected: Container[ir.Node]) -> str | None:
+    tensor = _tensor(root)
+    if tensor.size < MIN_SIZE:
+        return f"its weight {root.name!r} has only {tensor.size} elements"
+    if root.is_graph_output():
+        return f"its weight {root.name!r} is also an output of the model"
+    for use in uses:
+        if not use.is_weight or use.node not in selected:
+            other = f"{node_label(use.node)} ({use.node.op_type})"
+            return f"its weight {root.name!r} is also read by {other}, which stays in float"
+    return None
+
+
+def _quantize(
+    root: ir.Value,
+    uses: list[Use],
+    scheme: WeightScheme,
+    names: Names,
+    last: dict[ir.Graph, ir.Node],
+) -> str | None:
+    tensor = _tensor(root)
+    shape = tensor.shape.numpy()
+    first = next((use for use in uses if use.node.op_type != "Gather"), uses[0])
+    encoded = encode(tensor, scheme, first.channel(shape), first.depth(shape))
+    if encoded is None:
+        return f"its weight {root.name!r} holds NaN or infinity"
+    if _bytes(encoded) >= tensor.nbytes:
+        return f"its weight {root.name!r} would not get smaller"
+    edit = _Edit(root, encoded, names, last)
+    lookups = all(use.node.op_type == "Gather" for use in uses)
+    if lookups and not encoded.block_size and encoded.integers.dtype.bitwidth == 8:
+        for use in uses:
+            edit.after(use)
+    else:
+        edit.before()
+    edit.drop_root()
+    return None
+
+
+def _bytes(encoded: Encoded) -> int:
+    zero = 0 if encoded.zero_point is None else encoded.zero_point.nbytes
+    return encoded.integers.nbytes + encoded.scale.nbytes + zero
+
+
+def _tensor(root: ir.Value) -> ir.TensorProtocol:
+    tensor = constant(root)
+    assert tensor is not None, root.name  # weights() yields constants only
+    return tensor
+
+
+class _Edit:
+    """Replaces one constant weight by its integers and DequantizeLinear nodes."""
+
+    def __init__(
+        self, root: ir.Value, encoded: Encoded, names: Names, last: dict[ir.Graph, ir.Node]
+    ) -> None:
+        self._root, self._encoded, self._names = root, encoded, names
+        self._producer = root.producer()
+        graph = root.graph if self._producer is None else self._producer.graph
+        assert isinstance(graph, ir.Graph), root.name
+        self._graph = graph
+        self._last = last
+        self._dtype = _tensor(root).dtype
+        parts: dict[str, Any] = {"quantized": encoded.integers, "scale": encoded.scale}
+        if encoded.zero_point is not None:
+            parts["zero_point"] = encoded.zero_point
+        self._inputs = [
+            add_initializer(graph, names(f"{root.name}_{part}"), values)
+            for part, values in parts.items()
+        ]
+
+    def before(self) -> None:
+        """Give every reader the dequantized weight, under the weight's own name."""
+        name, shape = self._root.name or "", self._root.shape
+        nodes = self._dequantize(self._inputs[0], self._encoded.axis, name, shape)
+        self._root.replace_all_uses_with(nodes[-1].outputs[0])
+        if self._graph in self._last:
+            self._graph.insert_after(self._last[self._graph], nodes)
+        else:
+            self._graph.insert_before(self._graph[0], nodes)
+        self._last[self._graph] = nodes[-1]
+
+    def after(self, use: Use) -> None:
+        """Look rows up as integers; what they are read as keeps its name."""
+        gather, graph = use.node, use.node.graph
+        assert graph is not None
+        old, axis, rank = gather.outputs[0], self._encoded.axis, len(use.axes)
+        name = old.name or ""
+        old.name = self._names(f"{name}_quantized")
+        if axis is not None and axis > attribute(gather, "axis", 0) % rank:
+            axis -= rank  # counted from the end: the indices may have any rank
+        nodes = self._dequantize(old, axis, name, old.shape)
+        for node, index in list(old.uses()):
+            if node is not nodes[0]:
+                node.replace_input_with(index, nodes[-1].outputs[0])
+        for index, output in enumerate(graph.outputs):
+            if output is old:
+                graph.outputs[index] = nodes[-1].outputs[0]
+        gather.replace_input_with(0, self._inputs[0])
+        old.dtype = self._encoded.integers.dtype
+        graph.insert_after(gather, nodes)
+
+    def drop_root(self) -> None:
+        """Remove the float weight, which nothing reads any more."""
+        if self._producer is not None:
+            self._graph.remove(self._producer, safe=True)
+        else:
+            self._graph.initializers.pop(self._root.name or "")
+
+    def _dequantize(
+        self, integers: ir.Value, axis: int | None, name: str, shape: ir.Shape | None
+    ) -> list[ir.Node]:
+        """Return the nodes that dequantize; the output of the last one is called name."""
+        double = self._dtype == ir.DataType.DOUBLE
+        attributes = {} if axis is None else {"axis": axis}
+        if self._encoded.block_size:
+            attributes["block_size"] = self._encoded.block_size
+        single = self._names(f"{name}_single") if double else name
+        dtype = ir.DataType.FLOAT if double else self._dtype
+        copied = None if shape is None else shape.copy()
+        nodes = [
+            ir.node(
+                "DequantizeLinear",
+                [integers, *self._inputs[1:]],
+                attributes,
+                outputs=[ir.Value(name=single, type=ir.TensorType(dtype), shape=copied)],
+                name=self._names(f"{name}_DequantizeLinear"),
+            )
+        ]
+        if double:
+            cast = ir.node(
+                "Cast",
+                [nodes[0].outputs[0]],
+                {"to": ir.DataType.DOUBLE.value},
+                outputs=[ir.Value(name=name, type=ir.TensorType(self._dtype), shape=copied)],
+                name=self._names(f"{name}_Cast"),
+            )
+            nodes.append(cast)
+        return nodes
