@@ -15,7 +15,8 @@ const HistogramVariant kVariants[] = {
 };
 
 constexpr size_t kBlock = 4096;             // elements: 16 KiB, which stays in the first cache
-constexpr size_t kFlush = size_t{1} << 30;  // elements that 32-bit counters surely hold
+constexpr size_t kFew = 1024;               // elements that are not worth a flush of the tables
+constexpr size_t kFlush = size_t{1} << 31;  // elements whose counts surely fit 32 bits
 constexpr uint32_t kInfinity = 0x7f800000;
 
 int bin_of(float x, int exponent) noexcept {
@@ -29,7 +30,19 @@ int bin_of(float x, int exponent) noexcept {
 struct Histogram::Tables {
   uint32_t counts[4][2 * kBins] = {};
   uint16_t bins[kBlock + kSlack];
-  size_t pending = 0;
+  size_t pending = 0;  // elements counted
+
+  void increment(size_t counted) noexcept {
+    size_t i = 0;
+    for (; i + 4 <= counted; i += 4) {
+      ++counts[0][bins[i]];
+      ++counts[1][bins[i + 1]];
+      ++counts[2][bins[i + 2]];
+      ++counts[3][bins[i + 3]];
+    }
+    for (; i < counted; ++i) ++counts[0][bins[i]];
+    pending += counted;
+  }
 
   static Tables& of_this_thread() {
     static thread_local const std::unique_ptr<Tables> tables = std::make_unique<Tables>();
@@ -63,19 +76,14 @@ bool Histogram::update_block(const float* x, size_t n, Tables& tables) noexcept 
   if (exponent > state_.exponent) grow(exponent);
   state_.extremes = extremes;
 
-  const float per_width = std::ldexp(1.0f, -exponent);
-  const size_t counted = kernels_.bin(x, n, per_width, tables.bins);
-  size_t i = 0;
-  for (; i + 4 <= counted; i += 4) {
-    ++tables.counts[0][tables.bins[i]];
-    ++tables.counts[1][tables.bins[i + 1]];
-    ++tables.counts[2][tables.bins[i + 2]];
-    ++tables.counts[3][tables.bins[i + 3]];
-  }
-  for (; i < counted; ++i) ++tables.counts[0][tables.bins[i]];
+  const size_t counted = kernels_.bin(x, n, std::ldexp(1.0f, -exponent), tables.bins);
   state_.n_zeros += static_cast<int64_t>(n - counted);
   state_.count += static_cast<int64_t>(n);
-  tables.pending += n;
+  if (n < kFew) {
+    for (size_t i = 0; i < counted; ++i) ++state_.counts[tables.bins[i]];
+  } else {
+    tables.increment(counted);
+  }
   return true;
 }
 
@@ -84,13 +92,11 @@ void Histogram::flush(Tables& tables) noexcept {
   if (tables.pending == 0) return;
   const int low = bin_of(state_.extremes.minimum, state_.exponent) + kBins;
   const int high = bin_of(state_.extremes.maximum, state_.exponent) + kBins;
+  auto& counts = tables.counts;
   for (int bin = low; bin <= high; ++bin) {
-    state_.counts[bin] += int64_t{tables.counts[0][bin]} + tables.counts[1][bin] +
-                          tables.counts[2][bin] + tables.counts[3][bin];
+    state_.counts[bin] += counts[0][bin] + counts[1][bin] + counts[2][bin] + counts[3][bin];
   }
-  for (auto& table : tables.counts) {
-    std::fill(table + low, table + high + 1, 0u);
-  }
+  for (auto& table : counts) std::fill(table + low, table + high + 1, 0u);
   tables.pending = 0;
 }
 

@@ -21,15 +21,16 @@ static inline void scan_one(float x, Extremes& extremes) noexcept {
 // x is not 0. The product is exact unless it underflows; then only its sign counts.
 static inline uint16_t bin_one(float x, float per_width) noexcept {
   const float scaled = x * per_width;
-  int bin = static_cast<int>(scaled);
-  if (scaled < static_cast<float>(bin) || (scaled == 0 && x < 0)) --bin;
-  return static_cast<uint16_t>(bin + kBins);
+  const int bin = static_cast<int>(scaled);
+  const bool below = (scaled < static_cast<float>(bin)) | ((scaled == 0) & (x < 0));
+  return static_cast<uint16_t>(bin - below + kBins);
 }
 
 static inline size_t bin_rest(const float* x, size_t n, float per_width, uint16_t* bins) noexcept {
   size_t count = 0;
-  for (size_t i = 0; i < n; ++i) {
-    if (x[i] != 0) bins[count++] = bin_one(x[i], per_width);
+  for (size_t i = 0; i < n; ++i) {  // without a branch: which elements are 0 cannot be predicted
+    bins[count] = bin_one(x[i], per_width);
+    count += x[i] != 0;
   }
   return count;
 }
