@@ -117,6 +117,7 @@ class Model:
     batch_norm: Mapping[str, BatchNormStatistics] = field(default_factory=dict)
     preprocess: Mapping[str, Json] | None = None  # what qtool.data.preprocess reads
     history: tuple[Step, ...] = ()
+    source: str | None = None  # sha256 of the .onnx file that the history began with
 
     @property
     def graph(self) -> ir.Graph:

@@ -1,0 +1,214 @@
+"""manifest.json of a .qtm <-> Manifest: strict types, limits, no trust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from qtool.errors import FormatError
+from qtool.formats.tensors import n_bytes
+from qtool.model import Json, Step
+
+VERSION = 1
+MAX_RANK = 64
+MAX_BYTES = 1 << 50
+CRC_DIGITS = 8
+
+
+@dataclass
+class Entry:
+    """One row of the tensor table; offset is in tensors.bin, length that of the stored bytes."""
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+    codecs: Sequence[Mapping[str, Json]]
+    offset: int
+    length: int
+    crc: int = 0
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the row as a JSON object."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype.name.lower(),
+            "shape": list(self.shape),
+            "codecs": [dict(link) for link in self.codecs],
+            "offset": self.offset,
+            "length": self.length,
+            "crc32": f"{self.crc:08x}",
+        }
+
+
+@dataclass
+class Manifest:
+    """What manifest.json says. members maps a member's name to its size and crc32."""
+
+    producer: str
+    source: str | None
+    history: tuple[Step, ...]
+    preprocess: Mapping[str, Json] | None
+    statistics: Mapping[str, Json] | None
+    members: dict[str, tuple[int, int]]
+    tensors: list[Entry] = field(default_factory=list)
+
+    def dumps(self) -> bytes:
+        """Return the JSON text; its length does not depend on the checksums."""
+        members = {n: {"size": s, "crc32": f"{c:08x}"} for n, (s, c) in self.members.items()}
+        table = ",\n".join(_compact(entry.to_json()) for entry in self.tensors)
+        head = {
+            "format": "qtm",
+            "version": VERSION,
+            "producer": self.producer,
+            "source": self.source,
+            "history": [step.to_json() for step in self.history],
+            "preprocess": None if self.preprocess is None else dict(self.preprocess),
+            "statistics": None if self.statistics is None else dict(self.statistics),
+            "members": members,
+        }
+        text = "{" + ",\n".join(f'"{key}":{_compact(value)}' for key, value in head.items())
+        return f'{text},\n"tensors":[{table}]}}\n'.encode()
+
+
+def _compact(value: Json) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def loads(data: bytes, where: str) -> Manifest:
+    """Return the manifest.
+
+    Raises:
+        FormatError: it is no manifest, or one of a newer qtool; where names the file.
+    """
+    top = _Object(parse_json(data, f"{where}: manifest.json"), f"{where}: manifest.json")
+    if top.get("format", str) != "qtm":
+        raise top.error("'format' is not 'qtm'")
+    version = top.get("version", int)
+    if version > VERSION:
+        raise FormatError(
+            f"{where}: is .qtm version {version}; this qtool reads up to {VERSION}: upgrade it"
+        )
+    if version < 1:
+        raise top.error(f"'version' is {version}")
+    statistics = top.get("statistics", dict, type(None))
+    members = top.get("members", dict)
+    return Manifest(
+        top.get("producer", str),
+        top.get("source", str, type(None)),
+        steps(top.get("history", list), top.where),
+        top.get("preprocess", dict, type(None)),
+        statistics,
+        {name: _member(_Object(row, f"{top.where}: members")) for name, row in members.items()},
+        [_entry(_Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)],
+    )
+
+
+def parse_json(data: bytes, where: str) -> Json:
+    """Return the JSON value of data; NaN, bad UTF-8 and deep nesting are errors.
+
+    Raises:
+        FormatError: data is not JSON.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        return json.loads(data.decode(), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FormatError(f"{where} is not JSON: {reason[:100]}") from error
+
+
+def steps(rows: Sequence[Json], where: str) -> tuple[Step, ...]:
+    """Return a history from its JSON."""
+    objects = [_Object(row, f"{where}: history") for row in rows]
+    return tuple(
+        Step(o.get("command", str), o.get("options", dict), o.get("version", str)) for o in objects
+    )
+
+
+def _member(row: _Object) -> tuple[int, int]:
+    return row.size("size"), row.crc()
+
+
+def _entry(row: _Object) -> Entry:
+    row.where = f"{row.where}: {row.get('name', str)[:80]!r}"
+    entry = Entry(
+        row.get("name", str),
+        _dtype(row),
+        _shape(row),
+        [_link(_Object(link, f"{row.where}: codecs")) for link in row.get("codecs", list)],
+        row.size("offset"),
+        row.size("length"),
+        row.crc(),
+    )
+    if not entry.codecs:
+        raise row.error("'codecs' is empty")
+    if n_bytes(entry.dtype, entry.shape) > MAX_BYTES:
+        raise row.error(f"shape {list(entry.shape)} is absurdly large")
+    return entry
+
+
+def _link(row: _Object) -> dict[str, Json]:
+    row.size("id")
+    if "length" in row.value:
+        row.size("length")
+    return row.value
+
+
+def _dtype(row: _Object) -> ir.DataType:
+    name = row.get("dtype", str)
+    dtype = ir.DataType.__members__.get(name.upper())
+    if dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING) or name != name.lower():
+        raise row.error(f"'dtype' {name[:40]!r} is unknown")
+    return ir.DataType(dtype)
+
+
+def _shape(row: _Object) -> tuple[int, ...]:
+    dims = row.get("shape", list)
+    if len(dims) > MAX_RANK or any(type(d) is not int or not 0 <= d <= MAX_BYTES for d in dims):
+        raise row.error(f"'shape' {str(dims)[:60]} is not a list of sizes")
+    return tuple(dims)
+
+
+class _Object:
+    """A JSON object whose fields are read with their types."""
+
+    def __init__(self, value: Json, where: str) -> None:
+        self.where = where
+        if type(value) is not dict:
+            raise self.error(f"{str(value)[:40]} is not an object")
+        self.value: dict[str, Json] = value
+
+    def error(self, problem: str) -> FormatError:
+        return FormatError(f"{self.where}: {problem}")
+
+    def get(self, key: str, *types: type) -> Any:
+        """Return a field of one of these exact types: true is no int."""
+        if key not in self.value:
+            raise self.error(f"{key!r} is missing")
+        if type(self.value[key]) not in types:
+            wanted = " or ".join(t.__name__ for t in types).replace("NoneType", "null")
+            raise self.error(f"{key!r} is {str(self.value[key])[:40]!r}; {wanted} is needed")
+        return self.value[key]
+
+    def size(self, key: str) -> int:
+        """Return a field that is a number of bytes or the like."""
+        value = int(self.get(key, int))
+        if not 0 <= value <= MAX_BYTES:
+            raise self.error(f"{key!r} is {str(value)[:40]}; 0 to {MAX_BYTES} is possible")
+        return value
+
+    def crc(self) -> int:
+        """Return the field crc32, 8 hexadecimal digits."""
+        text = self.get("crc32", str)
+        if len(text) != CRC_DIGITS or any(c not in "0123456789abcdef" for c in text):
+            raise self.error(
+                f"'crc32' is {text[:40]!r}; {CRC_DIGITS} hexadecimal digits are needed"
+            )
+        return int(text, 16)

@@ -1,0 +1,260 @@
+""".qtm files <-> Model, as docs/qtm-format.md says."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from qtool import __version__
+from qtool.errors import FormatError, ModelError
+from qtool.formats import container, manifest, statistics_bin, tensors
+from qtool.formats.atomic import replacing
+from qtool.formats.manifest import Entry, Manifest
+from qtool.model import Model, Statistics
+
+MANIFEST, GRAPH, TENSORS, STATISTICS = MEMBERS = (
+    "manifest.json",
+    "graph.onnx",
+    "tensors.bin",
+    "statistics.bin",
+)
+MAX_MANIFEST_BYTES = 1 << 24
+MAX_GRAPH_BYTES = 1 << 28
+INLINE_BYTES = 256  # smaller tensors stay in graph.onnx
+CHECK_BYTES = 1 << 26  # tensors of smaller files are checked when loaded, others when used
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Return the model of a .qtm file; its tensors are mapped, not read.
+
+    Raises:
+        FormatError: the file is damaged or no .qtm.
+    """
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise FormatError(f"{name}: is empty")
+        return _loads(tensors.map_file(file), name)
+
+
+def loads(data: bytes, *, name: str) -> Model:
+    """Return the model of the bytes of a .qtm file; name is for messages.
+
+    Raises:
+        FormatError: the bytes are damaged or no .qtm.
+    """
+    return _loads(memoryview(data), name)
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write the model to a .qtm file, atomically."""
+    with replacing(path) as file:
+        write(model, file)
+
+
+def dumps(model: Model) -> bytes:
+    """Return the model as the bytes of a .qtm file."""
+    file = io.BytesIO()
+    write(model, file)
+    return file.getvalue()
+
+
+@dataclass
+class _Stored:
+    entry: Entry
+    tensor: ir.TensorProtocol
+
+
+def write(model: Model, file: BinaryIO) -> None:
+    """Write the model to a seekable file as a .qtm."""
+    clone = model.ir.clone()
+    table = _take_tensors(clone)
+    graph = serialize_graph(clone)
+    statistics = _statistics_pieces(model)
+    content = _manifest(model, table, statistics is not None)
+    size = _aligned(table[-1].entry.offset + table[-1].entry.length) if table else 0
+    content.members = {GRAPH: (len(graph), 0), TENSORS: (size, 0)}
+    if statistics is not None:
+        content.members[STATISTICS] = (sum(map(len, statistics)), 0)
+
+    writer = container.Writer(file)
+    placeholder = content.dumps()
+    first = writer.add(MANIFEST, len(placeholder), [placeholder])
+    writer.add(GRAPH, len(graph), [graph])
+    writer.add(TENSORS, size, _pieces(table))
+    if statistics is not None:
+        writer.add(STATISTICS, content.members[STATISTICS][0], statistics)
+    content.members = {m.name: (m.size, m.crc) for m in writer.members[1:]}
+    writer.replace(first, content.dumps())
+    writer.finish()
+
+
+def _take_tensors(clone: ir.Model) -> list[_Stored]:
+    """Replace the larger tensors by references, and return the table of what they refer to."""
+    table: list[_Stored] = []
+    position = 0
+    known: dict[tuple[int, ir.DataType, tuple[int, ...]], Entry] = {}
+
+    def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        nonlocal position
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE_BYTES:
+            return None
+        shape = tuple(tensor.shape.numpy())
+        key = (id(tensor), tensor.dtype, shape)  # one tensor used twice is stored once
+        if key not in known:
+            size = tensors.n_bytes(tensor.dtype, shape)
+            entry = Entry(tensor.name or "", tensor.dtype, shape, tensors.RAW, position, size)
+            known[key] = entry
+            table.append(_Stored(entry, tensor))
+            position = _aligned(position + size)
+        return _reference(tensor, known[key])
+
+    tensors.replace_tensors(clone, refer)
+    return table
+
+
+def _reference(tensor: ir.TensorProtocol, entry: Entry) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        TENSORS,
+        entry.offset,
+        entry.length,
+        tensor.dtype,
+        shape=ir.Shape(entry.shape),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _aligned(position: int) -> int:
+    return -(-position // container.ALIGNMENT) * container.ALIGNMENT
+
+
+def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
+    import zlib
+
+    for stored in table:
+        entry = stored.entry
+        length = 0
+        for chunk in tensors.chunks(stored.tensor):
+            entry.crc = zlib.crc32(chunk, entry.crc)
+            length += len(chunk)
+            yield chunk
+        if length != entry.length:
+            raise ModelError(
+                f"tensor {entry.name!r} has {length} bytes of data; its shape needs {entry.length}"
+            )
+        yield bytes(-length % container.ALIGNMENT)
+
+
+def serialize_graph(clone: ir.Model) -> bytes:
+    """Return the model as the bytes of an ONNX file."""
+    return bytes(ir.to_proto(clone).SerializeToString(deterministic=True))
+
+
+def _statistics_pieces(model: Model) -> list[bytes | memoryview] | None:
+    statistics = model.statistics
+    if statistics is None:
+        return statistics_bin.dumps({}, {}, model.batch_norm) if model.batch_norm else None
+    return statistics_bin.dumps(statistics.tensors, statistics.grams, model.batch_norm)
+
+
+def _manifest(model: Model, table: list[_Stored], with_statistics: bool) -> Manifest:
+    known: dict[str, Any] | None = None
+    if model.statistics is not None:
+        known = {
+            "model": model.statistics.model,
+            "source": model.statistics.source,
+            "n_samples": model.statistics.n_samples,
+            "shards": list(model.statistics.shards),
+        }
+    return Manifest(
+        f"qtool {__version__}",
+        model.source,
+        model.history,
+        model.preprocess,
+        known,
+        {},
+        [stored.entry for stored in table],
+    )
+
+
+def _loads(data: memoryview, name: str) -> Model:
+    members = container.read(data, name, MEMBERS)
+    for needed in MEMBERS[:3]:
+        if needed not in members:
+            raise FormatError(f"{name}: has no {needed}; it is not a .qtm")
+    text = container.content(data, name, members[MANIFEST], MAX_MANIFEST_BYTES)
+    content = manifest.loads(bytes(text), name)
+    found = {m.name: (m.size, m.crc) for m in list(members.values())[1:]}
+    if found != content.members:
+        raise FormatError(f"{name}: manifest.json does not belong to the other members")
+    graph = container.content(data, name, members[GRAPH], MAX_GRAPH_BYTES)
+    loaded = _graph(bytes(graph), name)
+    _put_tensors(loaded, data, members[TENSORS], content, name)
+    known, batch_norm = _statistics(data, members, content, name)
+    return Model(loaded, known, batch_norm, content.preprocess, content.history, content.source)
+
+
+def _graph(data: bytes, name: str) -> ir.Model:
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        return ir.serde.deserialize_model(proto)
+    except Exception as error:
+        raise FormatError(f"{name}: graph.onnx is damaged: {error}") from error
+
+
+def _put_tensors(
+    loaded: ir.Model, data: memoryview, member: container.Member, content: Manifest, name: str
+) -> None:
+    """Replace the references of the graph by the tensors of the table."""
+    stored: dict[tuple[int, int], tensors.StoredTensor] = {}
+    end = 0
+    for entry in content.tensors:
+        where = f"{name}: tensor {entry.name[:80]!r}"
+        if entry.offset != end or entry.length > member.size - entry.offset:
+            raise FormatError(f"{where}: is not where it should be in tensors.bin")
+        end = _aligned(entry.offset + entry.length)
+        stored[entry.offset, entry.length] = tensors.StoredTensor(
+            data, member.start + entry.offset, entry.length, entry.dtype, entry.shape,
+            where=where, links=entry.codecs, crc=entry.crc, name=entry.name,
+        )  # fmt: skip
+    if end != member.size:
+        raise FormatError(f"{name}: tensors.bin has {member.size} bytes; its table needs {end}")
+    if member.size <= CHECK_BYTES:
+        for tensor in stored.values():
+            tensor.check()
+
+    def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return None
+        found = stored.get((tensor.offset or 0, tensor.length or 0))
+        if found is None or (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
+            raise FormatError(f"{name}: graph.onnx: no tensor {tensor.name!r} in the table")
+        return found
+
+    tensors.replace_tensors(loaded, resolve)
+
+
+def _statistics(
+    data: memoryview, members: dict[str, container.Member], content: Manifest, name: str
+) -> tuple[Statistics | None, Any]:
+    if STATISTICS not in members:
+        return None, {}
+    member = members[STATISTICS]
+    where = f"{name}: {STATISTICS}"
+    tables = statistics_bin.loads(container.content(data, name, member, 1 << 40), where)
+    known = content.statistics
+    if known is None:
+        return None, tables[2]
+    statistics = Statistics(
+        known["model"], known["source"], known["n_samples"], tuple(known["shards"]), *tables[:2]
+    )
+    return statistics, tables[2]

@@ -1,0 +1,175 @@
+"""Tensors that stay in the file they come from, and the walk over all tensors of a model."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import zlib
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Any
+from weakref import finalize
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from qtool import codecs
+from qtool.errors import FormatError
+
+CHUNK_BYTES = 1 << 24  # of a tensor that is in memory at once while it is written or checked
+RAW: Sequence[codecs.Link] = ({"id": 0},)
+
+
+class StoredTensor(ir.LazyTensor):
+    """A tensor whose bytes lie in data[start : start + length], a mapped file or bytes.
+
+    Every use maps the values anew and gives the pages back afterwards, so the memory of a stage
+    that looks at one tensor after the other is that of the largest tensor. The checksum is
+    checked before the first use. crc is None where the file has none.
+
+    Raises (on use):
+        FormatError: the bytes are damaged; `where` names file and tensor.
+    """
+
+    __slots__ = ("_checked", "_crc", "_data", "_length", "_links", "_start", "_where")
+
+    def __init__(
+        self,
+        data: memoryview,
+        start: int,
+        length: int,
+        dtype: ir.DataType,
+        shape: Sequence[int],
+        *,
+        where: str,
+        links: Sequence[codecs.Link] = RAW,
+        crc: int | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(self._value, dtype, ir.Shape(shape), **named)
+        self._data, self._start, self._length = data, start, length
+        self._where, self._links, self._crc = where, links, crc
+        self._checked = crc is None
+
+    def check(self) -> None:
+        """Check the stored bytes against their checksum, once."""
+        if self._checked:
+            return
+        crc = 0
+        for chunk in self._stored():
+            crc = zlib.crc32(chunk, crc)
+        if crc != self._crc:
+            raise FormatError(f"{self._where} is damaged (checksum); get the file again")
+        self._checked = True
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yield the bytes as ONNX lays them out, in pieces, one piece in memory at a time."""
+        self.check()
+        if len(self._links) == 1 and self._links[0]["id"] == 0:
+            yield from self._stored()
+        else:
+            yield self._value().tobytes()
+
+    def _stored(self) -> Iterator[memoryview]:
+        stop = self._start + self._length
+        for start in range(self._start, stop, CHUNK_BYTES):
+            yield _view(self._data, start, min(CHUNK_BYTES, stop - start)).data
+
+    def _value(self) -> ir.TensorProtocol:
+        self.check()
+        stored = _view(self._data, self._start, self._length).data
+        shape = self.shape.numpy()
+        dtype, elements = _layout(self.dtype, shape)
+        try:
+            values = codecs.decode(stored, self._links, dtype, elements)
+        except FormatError as error:
+            raise FormatError(f"{self._where}: {error}") from error
+        if self.dtype.bitwidth < 8:
+            return ir.PackedTensor(values, self.dtype, shape=shape, name=self.name)
+        return ir.Tensor(values, self.dtype, name=self.name)
+
+
+def _layout(dtype: ir.DataType, shape: Sequence[int]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Return dtype and shape of the array that codecs see: packed bytes for types under 8 bits."""
+    if dtype.bitwidth < 8:
+        return np.dtype(np.uint8), (n_bytes(dtype, shape),)
+    return np.dtype(dtype.numpy()), tuple(shape)
+
+
+def n_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
+    """Return the size of a tensor as ONNX stores it; elements under 8 bits are packed."""
+    return (math.prod(shape) * dtype.bitwidth + 7) // 8
+
+
+def _view(data: memoryview, start: int, length: int) -> npt.NDArray[np.uint8]:
+    """Return bytes of data; if it is a mapped file, its pages are given back with the view."""
+    view = np.frombuffer(data, np.uint8, length, start) if length else np.empty(0, np.uint8)
+    if isinstance(data.obj, mmap.mmap) and length >= 1 << 16 and hasattr(mmap, "MADV_DONTNEED"):
+        finalize(view, _release, data, start, length).atexit = False
+    return view
+
+
+def _release(data: memoryview, start: int, length: int) -> None:
+    page = mmap.PAGESIZE
+    first = start // page * page
+    data.obj.madvise(mmap.MADV_DONTNEED, first, start + length - first)  # type: ignore[attr-defined]
+
+
+def map_file(file: Any) -> memoryview:
+    """Return the content of a file that is not empty, mapped; it outlives the file object."""
+    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a tensor as ONNX lays them out."""
+    if isinstance(tensor, StoredTensor):
+        yield from tensor.chunks()
+    else:
+        yield values_view(tensor)
+
+
+def values_view(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """Return the bytes of a tensor as ONNX lays them out, not copied where possible."""
+    if isinstance(tensor, ir.Tensor) and tensor.dtype.bitwidth >= 8:
+        values = tensor.numpy()
+        if values.flags.c_contiguous and values.dtype.isnative:
+            return values.reshape(-1).view(np.uint8).data
+    return tensor.tobytes()
+
+
+def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """Yield the main graph, the functions' graphs and all their subgraphs."""
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.graph.subgraphs()
+
+
+def replace_tensors(
+    model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol | None]
+) -> None:
+    """Put new(tensor) in the place of each tensor for which it is not None.
+
+    Visits initializers and tensor attributes, in subgraphs and functions too, always in the
+    same order: that of the file.
+    """
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = new(value.const_value) or value.const_value
+        for node in graph:
+            _replace_attributes(node.attributes, new)
+
+
+def _replace_attributes(
+    attributes: MutableMapping[str, ir.Attr],
+    new: Callable[[ir.TensorProtocol], ir.TensorProtocol | None],
+) -> None:
+    for name, attr in list(attributes.items()):
+        if attr.is_ref():
+            continue
+        if attr.type == ir.AttributeType.TENSOR and (one := new(attr.value)) is not None:
+            attributes[name] = ir.AttrTensor(name, one, attr.doc_string)
+        if attr.type == ir.AttributeType.TENSORS:
+            many = [new(tensor) or tensor for tensor in attr.value]
+            attributes[name] = ir.AttrTensors(name, many, attr.doc_string)
