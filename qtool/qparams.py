@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qtool.errors import ModelError
 from qtool.registry import lookup
 
 Array = npt.NDArray[np.generic]
@@ -66,13 +67,24 @@ def from_range(
     """Return the qparams whose range just covers [low, high] and 0.
 
     low and high are real, of shape () or (C,). Zero is always exactly representable, so padding
-    and ReLU stay exact. A range too narrow for a float32 scale, such as an all-zero tensor has,
-    gets scale 1. symmetric puts zero_point in the middle of the integers.
+    and ReLU stay exact; rounding zero_point shifts the covered range by up to scale / 2, so its
+    ends are represented with at most that error. A range too narrow for a normal float32 scale,
+    such as an all-zero tensor has, gets scale 1. symmetric puts zero_point in the middle of the
+    integers. Eq. 6 and 7 of docs/quantization.md.
+
+    Raises:
+        ModelError: low or high is NaN or infinite.
     """
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ModelError(
+            f"the range to quantize is not finite (low {np.min(low):g}, high {np.max(high):g}): "
+            "look for NaN and Inf in the weights and in the sample data"
+        )
     qmin, qmax = limits(dtype, narrow=narrow)
-    scale64 = range_scale(low, high, qmin, qmax, symmetric=symmetric)
-    # The largest float32 is enough for any scale: beyond it the range itself is not finite.
-    scale = np.minimum(scale64, np.finfo(np.float32).max).astype(np.float32)
+    largest = float(np.finfo(np.float32).max)  # no element lies beyond it
+    low, high = np.clip(low, -largest, largest), np.clip(high, -largest, largest)
+    scale = range_scale(low, high, qmin, qmax, symmetric=symmetric).astype(np.float32)
+    # A subnormal scale has too few bits, and some CPUs take it for 0; nothing is lost at 1.
     degenerate = scale < np.finfo(np.float32).tiny
     scale = np.where(degenerate, np.float32(1), scale).astype(np.float32)
     lows = np.where(degenerate, 0.0, low)
@@ -113,22 +125,25 @@ def middle(qmin: int, qmax: int) -> int:
 def quantize(x: npt.ArrayLike, qparams: QParams) -> Int32:
     """Return saturate(round_half_even(x / scale) + zero_point) as int32, eq. 2.
 
-    The division is float32, as in ONNX QuantizeLinear. NaN gives zero_point.
+    The division is float32, as in ONNX QuantizeLinear. Infinities saturate. NaN, which ONNX leaves
+    open, gives the smallest integer, as onnxruntime does on x86-64.
     """
     array = np.asarray(x, np.float32)
     scale, zero = broadcast(qparams, array.ndim)
     low, high = qparams.limits
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         steps = np.rint(array / scale)
-    steps = np.nan_to_num(steps, nan=0.0, posinf=2.0**24, neginf=-(2.0**24))
-    return np.clip(np.clip(steps, -(2.0**24), 2.0**24) + zero, low, high).astype(np.int32)
+    # Clipped before the sum, so that it is exact; fmax takes the number where steps is NaN.
+    steps = np.fmin(np.fmax(steps, (low - zero).astype(np.float32)), high - zero)
+    return np.asarray(steps + zero, np.int32)
 
 
 def dequantize(q: npt.ArrayLike, qparams: QParams) -> Float32:
     """Return scale * (q - zero_point) as float32, eq. 1, as in ONNX DequantizeLinear."""
     array = np.asarray(q, np.int32)
     scale, zero = broadcast(qparams, array.ndim)
-    return ((array - zero).astype(np.float32) * scale).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray((array - zero).astype(np.float32) * scale, np.float32)
 
 
 def broadcast(qparams: QParams, ndim: int) -> tuple[Float32, Int32]:

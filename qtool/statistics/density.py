@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +44,20 @@ class Density:
         """The smallest range that holds all elements and 0."""
         return min(self.minimum, 0.0), max(self.maximum, 0.0)
 
-    @property
+    @cached_property
     def heights(self) -> Float64:
         """The number of elements per unit between two edges, (n,)."""
-        return self.counts / np.diff(self.edges)
+        return np.asarray(self.counts / np.diff(self.edges))
+
+    @cached_property
+    def jumps(self) -> tuple[Float64, Float64]:
+        """The edges where heights changes, and by how much it drops.
+
+        With F' = f, the integral of f over the slabs is drops @ F(edges).
+        """
+        drops = -np.diff(self.heights, prepend=0.0, append=0.0)
+        changed = drops != 0
+        return self.edges[changed], drops[changed]
 
     @property
     def total(self) -> float:
@@ -94,13 +105,15 @@ def error(x: Density, low: float, high: float, *, levels: int, symmetric: bool) 
         return energy(x)
     atoms = x.atoms / scale + zero
     atoms -= np.clip(np.rint(atoms), 0, levels - 1)
-    slabs = _antiderivative(x.edges / scale + zero, levels - 1)
-    return float(scale**2 * (x.atom_counts @ atoms**2 + scale * (_jumps(x) @ slabs)))
+    edges, drops = x.jumps
+    slabs = drops @ _antiderivative(edges / scale + zero, levels - 1)
+    return float(scale**2 * (x.atom_counts @ atoms**2 + scale * slabs))
 
 
 def energy(x: Density) -> float:
     """Return the sum of the squares of the elements: the error of quantizing all to zero."""
-    return float(x.atom_counts @ x.atoms**2 + _jumps(x) @ x.edges**3 / 3)
+    edges, drops = x.jumps
+    return float(x.atom_counts @ x.atoms**2 + drops @ edges**3 / 3)
 
 
 def _antiderivative(t: Float64, top: int) -> Float64:
@@ -108,10 +121,6 @@ def _antiderivative(t: Float64, top: int) -> Float64:
 
     Each whole step contributes 1/12; what is left on either side of a grid point is a cubic.
     """
-    nearest = np.clip(np.rint(t), 0, top)
-    return nearest / 12 + (t - nearest) ** 3 / 3
-
-
-def _jumps(x: Density) -> Float64:
-    """Return the change of the density at each edge: the integral of f is jumps @ F(edges)."""
-    return -np.diff(x.heights, prepend=0.0, append=0.0)
+    nearest = np.minimum(np.maximum(np.rint(t), 0), top)
+    rest = t - nearest
+    return np.asarray(nearest / 12 + rest * rest * rest / 3)

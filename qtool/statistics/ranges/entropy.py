@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from qtool.model import TensorStatistics
 from qtool.qparams import range_scale, range_zero_point
-from qtool.statistics.density import density
 from qtool.statistics.ranges.minmax import minmax
 
 Float64 = npt.NDArray[np.float64]

@@ -105,7 +105,7 @@ def _descend(
     x: Density, low: float, high: float, levels: int, symmetric: bool
 ) -> tuple[float, float]:
     """Return the pair where ever smaller moves, under the exact error, end; or the widest one."""
-    best = min((_key(x, *pair, levels, symmetric) for pair in [x.hull, (low, high)]))
+    best = min(_key(x, *pair, levels, symmetric) for pair in [x.hull, (low, high)])
     for step in STEPS:
         around = [
             _key(x, *pair, levels, symmetric) for pair in _moves(x, *best[1], step, symmetric)
