@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 from qtool.cli.main import qtool
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The same cases on every run, and no clock: a slow machine is not a bug.
+settings.register_profile("qtool", derandomize=True, deadline=None)
+settings.load_profile("qtool")
 
 
 @pytest.fixture
