@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,20 +26,27 @@ MEAN, STD = 0.286, 0.353  # of the training pixels, in 0..1; preprocess.toml say
 N_TEST, N_CALIBRATION = 4000, 500
 
 
+def stack(**layers: nn.Module) -> nn.Sequential:
+    """Return the layers one after the other; their names become those of the weights."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def conv(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
 class Residual(nn.Module):
     """relu(x + bn(conv(relu(bn(conv(x)))))), the shortcut a 1x1 convolution where shapes differ."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.conv1 = conv(c_in, c_out, 3, stride)
         self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.conv2 = conv(c_out, c_out, 3)
         self.bn2 = nn.BatchNorm2d(c_out)
         self.shortcut = nn.Sequential()
-        if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
-            )
+        if stride != 1:
+            self.shortcut = stack(conv=conv(c_in, c_out, 1, stride), bn=nn.BatchNorm2d(c_out))
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.relu(self.bn1(self.conv1(x)))
@@ -46,54 +54,62 @@ class Residual(nn.Module):
 
 
 def separable(c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    """A depthwise 3x3 and a pointwise convolution, each with BatchNorm and ReLU6."""
-    return nn.Sequential(
-        nn.Conv2d(c_in, c_in, 3, stride, 1, groups=c_in, bias=False),
-        nn.BatchNorm2d(c_in),
-        nn.ReLU6(),
-        nn.Conv2d(c_in, c_out, 1, bias=False),
-        nn.BatchNorm2d(c_out),
-        nn.ReLU6(),
-    )
-
-
-def stem(c_out: int, activation: nn.Module) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(1, c_out, 3, 2, 1, bias=False), nn.BatchNorm2d(c_out), activation
+    """Return a depthwise 3x3 and a pointwise convolution, each with BatchNorm and ReLU6."""
+    return stack(
+        depthwise=conv(c_in, c_in, 3, stride, groups=c_in),
+        bn1=nn.BatchNorm2d(c_in),
+        relu1=nn.ReLU6(),
+        pointwise=conv(c_in, c_out, 1),
+        bn2=nn.BatchNorm2d(c_out),
+        relu2=nn.ReLU6(),
     )
 
 
 def head(c_in: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(c_in, 10)
+    return stack(
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(0.1),
+        linear=nn.Linear(c_in, 10),
     )
 
 
 def resnet() -> nn.Module:
-    return nn.Sequential(
-        stem(24, nn.ReLU()), Residual(24, 24, 1), Residual(24, 56, 2), Residual(56, 56, 1), head(56)
+    return stack(
+        stem=stack(conv=conv(1, 24, 3, 2), bn=nn.BatchNorm2d(24), relu=nn.ReLU()),
+        block1=Residual(24, 24, 1),
+        block2=Residual(24, 56, 2),
+        block3=Residual(56, 56, 1),
+        head=head(56),
     )
 
 
 def dscnn() -> nn.Module:
-    widths = ((32, 64, 1), (64, 96, 2), (96, 96, 1), (96, 128, 2), (128, 128, 1))
-    return nn.Sequential(stem(32, nn.ReLU6()), *(separable(*w) for w in widths), head(128))
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, 256),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(256, 128),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(128, 10),
+    return stack(
+        stem=stack(conv=conv(1, 32, 3, 2), bn=nn.BatchNorm2d(32), relu=nn.ReLU6()),
+        block1=separable(32, 64, 1),
+        block2=separable(64, 96, 2),
+        block3=separable(96, 96, 1),
+        block4=separable(96, 128, 2),
+        block5=separable(128, 128, 1),
+        head=head(128),
     )
 
 
-NETWORKS = {"resnet": (resnet, 14), "dscnn": (dscnn, 18), "mlp": (mlp, 20)}  # name: (make, epochs)
+def mlp() -> nn.Module:
+    return stack(
+        flatten=nn.Flatten(),
+        linear1=nn.Linear(784, 256),
+        relu1=nn.ReLU(),
+        dropout1=nn.Dropout(0.2),
+        linear2=nn.Linear(256, 128),
+        relu2=nn.ReLU(),
+        dropout2=nn.Dropout(0.2),
+        linear3=nn.Linear(128, 10),
+    )
+
+
+NETWORKS = {"resnet": (resnet, 16), "dscnn": (dscnn, 20), "mlp": (mlp, 25)}  # name: (make, epochs)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -134,9 +150,8 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> No
     for epoch in range(epochs):
         total = 0.0
         for x, y in batches(images, labels, size):
-            with torch.autocast("cpu", torch.bfloat16):
-                scores = network(x.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(scores.float(), y, label_smoothing=0.05)
+            scores = network(x.contiguous(memory_format=torch.channels_last))
+            loss = functional.cross_entropy(scores, y, label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

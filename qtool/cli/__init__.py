@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
+from types import FrameType
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
-def stop_at_once(*_: object) -> NoReturn:
-    """End the program from a signal handler: there is nothing yet to clean up."""
-    os.write(2, b"error: interrupted; nothing was written\n")
-    os._exit(INTERRUPTED)
-
-
 def main() -> None:
-    """Run the `qtool` program.
-
-    Until the command's modules are imported Ctrl-C ends the process at once: a KeyboardInterrupt
-    in the middle of an import reaches the user as an error of numpy or onnxruntime.
-    """
-    signal.signal(signal.SIGINT, stop_at_once)
+    """Run the `qtool` program."""
+    signal.signal(signal.SIGINT, interrupt)
     from qtool.cli.main import qtool
 
     qtool.main()
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Answer Ctrl-C: as Python does, but inside an import end the process at once.
+
+    A KeyboardInterrupt in the middle of an import would reach the user as whatever numpy or
+    onnxruntime make of it, and while importing there is nothing to clean up.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, b"error: interrupted; nothing was written\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from qtool import __version__
-from qtool.cli import INTERRUPTED, stop_at_once
+from qtool.cli import INTERRUPTED
 from qtool.errors import QtoolError
 
 COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
@@ -49,10 +48,7 @@ class Commands(click.Group):
             from qtool.registry import unknown
 
             raise unknown(args[0], COMMANDS, "command")
-        found = super().resolve_command(ctx, args)
-        if signal.getsignal(signal.SIGINT) is stop_at_once:  # from here on there is work to undo
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        return found
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands to the help page without importing them."""
