@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qtool.model import Model, Statistics, array, constant
 from qtool.quant.op_rules import CLAMPS, FLOAT_OUTPUT_OPS, Rule, rule_of, weight_index
+from qtool.shapes import tensor_shape
 
 #: A tensor in front of Softmax with values this low carries a mask, which must stay exact.
 MASK = -1e4
@@ -164,7 +165,7 @@ def _biased(candidates: Mapping[ir.Node, Rule]) -> dict[ir.Node, ir.Node]:
         if len(output.uses()) == 1 and users[0].op_type == "Add" and users[0] in candidates:
             other = users[0].inputs[1 if users[0].inputs[0] is output else 0]
             bias = constant(other)
-            if bias is not None and sum(int(d) != 1 for d in bias.shape) <= 1:
+            if bias is not None and sum(d != 1 for d in tensor_shape(bias)) <= 1:
                 found[node] = users[0]
     return found
 

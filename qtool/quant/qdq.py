@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from qtool.qparams import QParams, from_range, quantize
 from qtool.quant.channels import channel_axis, output_scale
 from qtool.quant.op_rules import rule_of, weight_index
 from qtool.quant.plan import Group, Plan
+from qtool.quant.selection import node_label
 from qtool.quant.weights import STORAGE, to_storage
+from qtool.shapes import tensor_shape
 
 INT32_MAX = 2**31 - 1
 
@@ -97,7 +99,7 @@ class _Inserter:
                 self._constant_operands(node)
         for (weight, axis), users in weights.items():
             self._weight(weight, axis, users)
-        self._drop_unused(weights)
+        self._drop_unused()
         return self.notes
 
     def _weights(self) -> dict[tuple[ir.Value, int | None], list[ir.Node]]:
@@ -110,7 +112,7 @@ class _Inserter:
             weight = node.inputs[index]
             tensor = constant(weight)
             if weight is not None and tensor is not None:
-                axis = channel_axis(node, index, tuple(tensor.shape))
+                axis = channel_axis(node, index, shape)
                 found.setdefault((weight, axis), []).append(node)
             elif weight is not None:  # already behind a DequantizeLinear
                 found.setdefault((weight, None), []).append(node)
@@ -203,7 +205,7 @@ class _Inserter:
                     node.replace_input_with(index, dequantized)
 
     def _dequantized(self, value: ir.Value, values: npt.NDArray[Any], qparams: QParams) -> ir.Value:
-        """Return the output of a new DequantizeLinear of the constant; made once for each qparams."""
+        """Return the output of a DequantizeLinear of the constant, one for each qparams."""
         key = (value, qparams.scale.tobytes(), qparams.zero_point.tobytes(), qparams.axis)
         if key not in self.shared:
             name = value.name or "weight"
@@ -260,7 +262,7 @@ class _Inserter:
             factor = np.where(over, np.maximum(worst / INT32_MAX, 1.0) * 1.01, 1.0)
             scale = (qparams.scale * factor).astype(np.float32)
             self.notes.append(
-                f"{users[0].name}: widened the weight scale of {int(over.sum())} channels "
+                f"{node_label(users[0])}: widened the weight scale of {int(over.sum())} channels "
                 f"so that the int32 bias fits"
             )
             qparams = replace(qparams, scale=scale)
@@ -323,7 +325,7 @@ class _Inserter:
                 rule.bias, self._dequantize_node(q, value.name or "bias", params)
             )
 
-    def _drop_unused(self, weights: Mapping[tuple[ir.Value, int | None], object]) -> None:
+    def _drop_unused(self) -> None:
         """Remove the float constants that nobody reads any more."""
         for name, value in list(self.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
