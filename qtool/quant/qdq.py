@@ -112,7 +112,7 @@ class _Inserter:
             weight = node.inputs[index]
             tensor = constant(weight)
             if weight is not None and tensor is not None:
-                axis = channel_axis(node, index, shape)
+                axis = channel_axis(node, index, tensor_shape(tensor))
                 found.setdefault((weight, axis), []).append(node)
             elif weight is not None:  # already behind a DequantizeLinear
                 found.setdefault((weight, None), []).append(node)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quant.graphs import conv_net, model_of, node
 
 from qtool.model import Statistics, TensorStatistics
 from qtool.quant.plan import observed, plan
-from tests.quant.graphs import conv_net, model_of, node
 
 
 def groups(made):

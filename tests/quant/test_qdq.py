@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quant.graphs import conv_net, model_of, node, ops
 
 from qtool.model import array
 from qtool.qparams import from_range
@@ -9,7 +10,6 @@ from qtool.quant import qdq
 from qtool.quant.plan import plan
 from qtool.quant.weights import WEIGHT_METHODS
 from qtool.runtime.ort import OrtSession
-from tests.quant.graphs import conv_net, model_of, node, ops
 
 
 def scheme(dtype="uint8"):
