@@ -74,11 +74,7 @@ def prepare(raw: Array, target: Input, *, row: bool, where: str) -> Array:
     resized = pre.geometry(raw, dims) if pre is not None else raw
     placed = arrange(resized, dims)
     if placed is None:
-        fix = (
-            "give arrays of that shape"
-            if pre is None
-            else "check the preprocessing's resize and crop"
-        )
+        fix = "check its resize and crop" if pre else "give it as the model takes it"
         raise DataError(
             f"{where}: shape {shape_text(raw.shape)} does not fit input {target}; {fix}"
         )

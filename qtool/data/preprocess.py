@@ -103,7 +103,7 @@ class Preprocess:
                 image = image.resize(size, method)
         if self.crop is not None:
             height, width = self.crop
-            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image)
 
