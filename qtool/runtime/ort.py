@@ -41,6 +41,7 @@ class OrtSession:
         optimize: bool = True,
     ) -> None:
         self.output_names = [o.name for o in model.outputs()] if outputs is None else list(outputs)
+        self._run_options = onnxruntime.RunOptions()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -65,10 +66,14 @@ class OrtSession:
             QtoolError: onnxruntime refused the inputs or failed.
         """
         try:
-            values = self._session.run(self.output_names, dict(feeds))
+            values = self._session.run(self.output_names, dict(feeds), self._run_options)
         except Exception as error:
             raise QtoolError(f"onnxruntime could not run the model: {first_line(error)}") from error
         return dict(zip(self.output_names, values, strict=True))
+
+    def cancel(self) -> None:
+        """Make every run() that is under way, and every later one, fail as soon as it can."""
+        self._run_options.terminate = True
 
 
 def _open(loaded: ir.Model, options: Any) -> Any:

@@ -7,6 +7,7 @@ returns depends only on the multiset of the values.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,18 @@ class Histogram:
     def finish(self) -> TensorStatistics:
         """Return what was counted so far."""
         return TensorStatistics(*self._native.state())
+
+
+def merged(parts: Iterable[TensorStatistics]) -> TensorStatistics:
+    """Return the statistics of all that the parts counted.
+
+    Raises:
+        DataError: no histogram can have these statistics, or the counts pass 2**63 - 1.
+    """
+    histogram = Histogram()
+    for part in parts:
+        add(histogram, part)
+    return histogram.finish()
 
 
 def from_statistics(statistics: TensorStatistics) -> Histogram:
