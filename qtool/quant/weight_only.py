@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from qtool.model import Model, Names, add_initializer, all_nodes, attribute, constant
 from qtool.quant.encode import FLOAT_TYPES, Encoded, WeightScheme, encode
+from qtool.quant.rewrite import take_over
 from qtool.quant.selection import node_label
 from qtool.quant.weight_uses import Use, source, weight_inputs, weights
 
@@ -162,17 +163,11 @@ class _Edit:
         gather, graph = use.node, use.node.graph
         assert graph is not None
         old, axis, rank = gather.outputs[0], self._encoded.axis, len(use.axes)
-        name = old.name or ""
-        old.name = self._names(f"{name}_quantized")
         if axis is not None and axis > attribute(gather, "axis", 0) % rank:
             axis -= rank  # counted from the end: the indices may have any rank
-        nodes = self._dequantize(old, axis, name, old.shape)
-        for node, index in list(old.uses()):
-            if node is not nodes[0]:
-                node.replace_input_with(index, nodes[-1].outputs[0])
-        for index, output in enumerate(graph.outputs):
-            if output is old:
-                graph.outputs[index] = nodes[-1].outputs[0]
+        nodes = self._dequantize(old, axis, old.name or "", old.shape)
+        take_over(old, nodes[-1].outputs[0], self._names)
+        nodes[0].replace_input_with(0, old)
         gather.replace_input_with(0, self._inputs[0])
         old.dtype = self._encoded.integers.dtype
         graph.insert_after(gather, nodes)
