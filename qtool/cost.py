@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from qtool.model import Model, all_nodes, attribute
-from qtool.shapes import Shape, Shapes, infer_shapes, nbytes, shapes, size, tensor_bytes
-
-__all__ = ["infer_shapes", "macs", "nbytes", "shapes", "size", "tensor_bytes", "total_macs"]
+from qtool.shapes import Shape, Shapes, size
 
 
 def macs(node: ir.Node, known: Shapes) -> int | None:

@@ -51,16 +51,13 @@ STANDARD_FORMS: dict[str, tuple[str, tuple[int, ...]]] = {
 }
 
 
-def infer_shapes(model: Model, dims: Mapping[str, int] | None = None) -> Model:
+def infer_shapes(model: Model) -> Model:
     """Return a copy whose tensors carry the shapes and types that ONNX shape inference finds.
 
-    dims gives sizes to symbolic dims of the inputs, by name. What cannot be known stays as it
-    was; large weights are not read. A model that inference refuses comes back as it is.
+    What cannot be known stays as it was; large weights are not read. A model that inference
+    refuses comes back as it is.
     """
     annotated = model.copy()
-    if dims:
-        for value in annotated.graph.inputs:
-            _bind(value, dims)
     try:
         proto = onnx.shape_inference.infer_shapes(
             ir.to_proto(_skeleton(annotated)), check_type=False, strict_mode=False, data_prop=True
@@ -73,27 +70,62 @@ def infer_shapes(model: Model, dims: Mapping[str, int] | None = None) -> Model:
     return annotated
 
 
-def shapes(model: Model, dims: Mapping[str, int] | None = None) -> dict[str, Shape | None]:
-    """Return the shape of every tensor by name, with symbolic dims of the inputs set.
+def with_shapes(
+    model: Model, dims: Mapping[str, int] | None = None, *, assume: int | None = None
+) -> Model:
+    """Return a copy with the symbolic dims of the inputs set, and the shapes that follow.
 
-    dims gives their sizes by name; an unnamed or other first dim of an input is the batch: 1.
-    A dim that depends on the data, or on a dim that nobody set, stays a name or None.
+    dims gives their sizes by name. A first dim of an input that it does not name is the batch: 1.
+    assume is the size of all other dims that nobody set.
     """
-    sizes = {**batch_dims(model), **(dims or {})}
-    known: dict[str, Shape | None] = {}
     prepared = model.copy()
+    sizes = {**_batch_dims(model), **(dims or {})}
     for value in prepared.graph.inputs:
-        if value.shape is not None and len(value.shape) and dim(value.shape[0]) is None:
-            value.shape = ir.Shape([1, *value.shape[1:]])
-    for value in all_values(infer_shapes(prepared, sizes)):
+        if value.shape is not None and not value.is_initializer():
+            known = [_set_dim(d, i, sizes, assume) for i, d in enumerate(map(dim, value.shape))]
+            value.shape = ir.Shape(known)
+    return infer_shapes(prepared)
+
+
+def shapes(
+    model: Model, dims: Mapping[str, int] | None = None, *, assume: int | None = None
+) -> dict[str, Shape | None]:
+    """Return the shape of every tensor by name, as with_shapes() finds them.
+
+    A dim that is not known, or depends on the data, is a name or None.
+    """
+    return named_shapes(with_shapes(model, dims, assume=assume))
+
+
+def named_shapes(model: Model) -> dict[str, Shape | None]:
+    """Return the shapes that the tensors of a model carry, by name."""
+    found: dict[str, Shape | None] = {}
+    for value in all_values(model):
         if value.name:
             shape = shape_of(value)
             # branches of one If may use a name twice, with different shapes
-            known[value.name] = shape if known.get(value.name, shape) == shape else None
-    return known
+            found[value.name] = shape if found.get(value.name, shape) == shape else None
+    return found
 
 
-def batch_dims(model: Model) -> dict[str, int]:
+def open_dims(model: Model, dims: Mapping[str, int] | None = None) -> list[str]:
+    """Return the dims of the inputs that shapes() cannot know, as NAME or INPUT[AXIS]."""
+    sizes = {**_batch_dims(model), **(dims or {})}
+    found = []
+    for value in model.graph.inputs:
+        for axis, d in enumerate(map(dim, value.shape or ())):
+            left = _set_dim(d, axis, sizes, None)
+            if not isinstance(left, int):
+                found.append(left or f"{value.name}[{axis}]")
+    return list(dict.fromkeys(found))
+
+
+def _set_dim(d: Dim, axis: int, sizes: Mapping[str, int], assume: int | None) -> Dim:
+    known = sizes.get(d, assume or d) if isinstance(d, str) else d
+    return known if known is not None else 1 if axis == 0 else assume
+
+
+def _batch_dims(model: Model) -> dict[str, int]:
     """Return {name: 1} for the symbolic first dims of the inputs."""
     first = [value.shape[0] for value in model.graph.inputs if value.shape]
     return {str(d): 1 for d in map(dim, first) if isinstance(d, str)}
@@ -142,12 +174,6 @@ def tensor_bytes(tensor: ir.TensorProtocol) -> int:
     """Return the bytes of a constant, 4-bit elements packed in pairs, without reading it."""
     packed = nbytes(tensor_shape(tensor), tensor.dtype)
     return int(tensor.nbytes) if packed is None else packed
-
-
-def _bind(value: ir.Value, dims: Mapping[str, int]) -> None:
-    if value.shape is not None:
-        names = [dim(d) for d in value.shape]
-        value.shape = ir.Shape([dims.get(d, d) if isinstance(d, str) else d for d in names])
 
 
 def _skeleton(model: Model) -> ir.Model:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
 
-from qtool.cost import MACS, macs, shapes, size, tensor_bytes
+from qtool.cost import MACS, macs
+from qtool.errors import CheckFailed
 from qtool.model import Json, Model, all_nodes, attribute, constant, dtype_name
 from qtool.quant.integer_form import (
     FLOAT,
@@ -21,8 +23,10 @@ from qtool.quant.integer_form import (
 )
 from qtool.quant.qdq_chains import quantizers, stored_weight
 from qtool.quant.selection import node_label
-from qtool.shapes import Shapes, infer_shapes
+from qtool.shapes import Shapes, named_shapes, open_dims, size, tensor_bytes, with_shapes
 
+REASON_KEY = "qtool.float"  # metadata of a node that quantization left in float: why
+ASSUMED_DIM = 256  # for dims of the inputs that nobody set: shares hardly depend on it
 QDQ_OPS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 CONTROL_OPS = {"If", "Loop", "Scan"}
 ACCUMULATING_OPS = {"ConvInteger", "MatMulInteger"}
@@ -91,6 +95,7 @@ class Coverage:
 
     nodes: tuple[NodeCoverage, ...]
     islands: tuple[tuple[str, ...], ...] = ()
+    assumed_dim: int | None = None  # what MACs were counted with for dims nobody set
 
     @property
     def by_nodes(self) -> Share:
@@ -122,6 +127,24 @@ class Coverage:
         """Whether anything at all is quantized."""
         return any(node.form != FLOAT for node in self.nodes)
 
+    def require(self, percent: float | None) -> None:
+        """Fail when less than percent of the MACs computes in integers.
+
+        Raises:
+            CheckFailed: it is less, or MACs are unknown; names the first node that is left.
+        """
+        share = self.by_macs
+        if percent is None or (100 * share.fraction >= percent and not self.n_unknown_macs):
+            return
+        left = [node for node in self.float_nodes if node.macs is None or node.macs]
+        first = f": {left[0].name} ({left[0].op_type}): {left[0].reason}" if left else ""
+        more = f"; and {len(left) - 1} more, see qtool inspect" if len(left) > 1 else ""
+        unknown = f" (those of {self.n_unknown_macs} nodes are unknown)" * bool(self.n_unknown_macs)
+        raise CheckFailed(
+            f"{100 * share.fraction:.2f} % of the MACs compute in integers{unknown}, "
+            f"{percent:g} % are needed{first}{more}"
+        )
+
     def to_json(self) -> dict[str, Json]:
         """Return the coverage as a JSON object."""
         return {
@@ -129,6 +152,7 @@ class Coverage:
             "macs": self.by_macs.to_json(),
             "bytes": self.by_bytes.to_json(),
             "n_unknown_macs": self.n_unknown_macs,
+            "assumed_dim": self.assumed_dim,
             "float_nodes": [
                 {"name": n.name, "op_type": n.op_type, "form": n.form, "reason": n.reason}
                 for n in self.float_nodes
@@ -141,19 +165,30 @@ def coverage(
     model: Model,
     reasons: Mapping[str, str] | None = None,
     *,
-    known: Shapes | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> Coverage:
     """Return what of a model computes in integers, from its graph alone.
 
-    reasons tells, by node_label, why quantization left a node alone; it goes before what the
-    graph says. known are the shapes of the tensors; by default shapes(model), with batch 1.
+    reasons tells, by node_label, why quantization left a node alone; it and the metadata that
+    quantize writes go before what the graph says. dims sets symbolic dims of the inputs; the
+    batch is 1 by default, other dims that are not set count as ASSUMED_DIM.
     """
-    typed = infer_shapes(model)
-    sizes = shapes(model) if known is None else known
-    forms = {node: form_of(node) for node in all_nodes(typed) if _computes(node)}
+    assumed = ASSUMED_DIM if open_dims(model, dims) else None
+    typed = with_shapes(_inlined(model), dims, assume=assumed)
+    sizes = named_shapes(typed)
     told = reasons or {}
+    forms = {node: form_of(node) for node in all_nodes(typed) if _computes(node)}
     rows = tuple(_row(node, form, sizes, told) for node, form in forms.items())
-    return Coverage(rows, tuple(_islands(forms)))
+    return Coverage(rows, tuple(_islands(forms)), assumed)
+
+
+def _inlined(model: Model) -> Model:
+    """Return the model with calls of its own functions replaced by their nodes."""
+    if not model.ir.functions:
+        return model
+    copy = model.copy()
+    InlinePass()(copy.ir)
+    return copy
 
 
 def _computes(node: ir.Node) -> bool:
@@ -174,13 +209,22 @@ def _computes(node: ir.Node) -> bool:
 
 
 def _rescales(node: ir.Node) -> bool:
-    """Return whether a Cast or Mul turns int32 accumulators into float, or makes their scale."""
-    producers = [None if value is None else value.producer() for value in node.inputs]
-    if node.op_type == "Cast":
-        return any(p is not None and p.op_type in ACCUMULATING_OPS for p in producers)
-    if node.op_type != "Mul":
+    """Return whether a node turns int32 accumulators into float, or makes their scale.
+
+    That is a Cast, then a Mul by the scale, then an Add of the bias.
+    """
+    before = {"Cast": ACCUMULATING_OPS, "Mul": {"Cast"}, "Add": {"Mul"}}.get(node.op_type)
+    if before is None:
         return False
-    if any(p is not None and p.op_type == "Cast" and _rescales(p) for p in producers):
+    producers = [None if value is None else value.producer() for value in node.inputs]
+    sources = [p for p in producers if p is not None and p.op_type in before]
+    if node.op_type == "Cast":
+        return bool(sources)
+    if node.op_type == "Add" and not any(
+        v is not None and stored_weight(v) is not None for v in node.inputs
+    ):
+        return False
+    if any(_rescales(p) for p in sources):
         return True
     dynamic = [p is not None and p.op_type == "DynamicQuantizeLinear" for p in producers]
     known = [value is not None and constant(value) is not None for value in node.inputs]
@@ -189,7 +233,8 @@ def _rescales(node: ir.Node) -> bool:
 
 def _row(node: ir.Node, form: Form, sizes: Shapes, reasons: Mapping[str, str]) -> NodeCoverage:
     label = node_label(node)
-    reason = "" if form.name == INTEGER else reasons.get(label, form.reason)
+    noted = node.metadata_props.get(REASON_KEY, form.reason)
+    reason = "" if form.name == INTEGER else reasons.get(label, noted)
     weights = [w for value in weights_of(node) if (w := stored_weight(value)) is not None]
     tensors = [tensor for w in weights if (tensor := constant(w)) is not None]
     count = sum(size(tuple(int(d) for d in t.shape.numpy())) or 0 for t in tensors)
