@@ -116,6 +116,23 @@ def energy(x: Density) -> float:
     return float(x.atom_counts @ x.atoms**2 + drops @ edges**3 / 3)
 
 
+def sqnr_db(
+    statistics: TensorStatistics, low: float, high: float, *, levels: int, symmetric: bool
+) -> float:
+    """Return the predicted 10 log10(sum x**2 / sum (x - Q(x))**2) of covering [low, high].
+
+    Infinite where nothing is lost, as for a tensor of zeros.
+    """
+    if statistics.minimum == statistics.maximum == 0:
+        return math.inf
+    x = density(statistics)
+    unit = -statistics.exponent
+    noise = error(
+        x, math.ldexp(low, unit), math.ldexp(high, unit), levels=levels, symmetric=symmetric
+    )
+    return 10 * math.log10(energy(x) / noise) if noise > 0 else math.inf
+
+
 def _antiderivative(t: Float64, top: int) -> Float64:
     """Return the integral from 0 to t of (v - clip(round(v), 0, top))**2 dv.
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from qtool.model import TensorStatistics
-from qtool.statistics.density import density, error
+from qtool.statistics.density import sqnr_db
 from qtool.statistics.ranges.minmax import minmax
 from qtool.statistics.ranges.mse import mse
 
@@ -22,11 +20,8 @@ def auto(
     best = mse(statistics, levels=levels, symmetric=symmetric)
     if best == widest:
         return widest
-    x = density(statistics)
-    errors = [
-        error(
-            x, *(math.ldexp(v, -statistics.exponent) for v in r), levels=levels, symmetric=symmetric
-        )
-        for r in (widest, best)
-    ]
-    return best if errors[1] <= errors[0] * 10 ** (-gain_db / 10) else widest
+    clipped, whole = (
+        sqnr_db(statistics, *limits, levels=levels, symmetric=symmetric)
+        for limits in (best, widest)
+    )
+    return best if clipped >= whole + gain_db else widest

@@ -1,8 +1,8 @@
 """The range with the least expected squared error of quantization.
 
 Two steps: a full grid of (low, high) pairs under a model of the error that costs O(1) a pair
-(eq. 10 of docs/quantization.md), then a descent from the best pair under the exact error of the
-histogram (eq. 9).
+(eq. 10 of docs/quantization.md), then a descent from the best of them under the exact error of
+the histogram (eq. 9).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Float64 = npt.NDArray[np.float64]
 
 FINE_LEVELS = 4096  # with more, the histogram cannot tell what clipping would gain
 RATIO = 0.85  # of neighbouring limits in the full grid
+FINALISTS = 24  # pairs of the grid that the exact error chooses among
 STEPS = (0.06, 0.03, 0.015, 0.007)  # relative moves of a limit in the descent
 
 
@@ -34,22 +35,22 @@ def mse(statistics: TensorStatistics, *, levels: int, symmetric: bool) -> tuple[
     if levels > FINE_LEVELS or widest == (0.0, 0.0):
         return widest
     x = density(statistics)
-    low, high = _search(x, levels, symmetric)
-    low, high = _descend(x, low, high, levels, symmetric)
+    low, high = _descend(x, [x.hull, *_search(x, levels, symmetric)], levels, symmetric)
     # + 0.0 turns -0.0, which a limit times -1 leaves, into 0.0
     return math.ldexp(low, statistics.exponent) + 0.0, math.ldexp(high, statistics.exponent) + 0.0
 
 
-def _search(x: Density, levels: int, symmetric: bool) -> tuple[float, float]:
-    """Return the best pair of a geometric grid, under the model."""
+def _search(x: Density, levels: int, symmetric: bool) -> list[tuple[float, float]]:
+    """Return the best pairs of a geometric grid, under the model."""
     low, high = x.hull
     if symmetric:
         reach = _limits(max(-low, high))
         lows, highs = np.maximum(-reach, low), np.minimum(reach, high)
     else:
         lows, highs = np.broadcast_arrays(-_limits(-low)[:, None], _limits(high))
-    best = np.argmin(_model(x, lows, highs, levels, symmetric))
-    return float(lows.flat[best]), float(highs.flat[best])
+    order = np.argsort(_model(x, lows, highs, levels, symmetric), axis=None, kind="stable")
+    best = order[:FINALISTS]
+    return list(zip(lows.flat[best].tolist(), highs.flat[best].tolist(), strict=True))
 
 
 def _limits(widest: float) -> Float64:
@@ -102,15 +103,13 @@ def _running_sums(x: Density) -> Callable[[Float64], Float64]:
 
 
 def _descend(
-    x: Density, low: float, high: float, levels: int, symmetric: bool
+    x: Density, pairs: list[tuple[float, float]], levels: int, symmetric: bool
 ) -> tuple[float, float]:
-    """Return the pair where ever smaller moves, under the exact error, end; or the widest one."""
-    best = min(_key(x, *pair, levels, symmetric) for pair in [x.hull, (low, high)])
+    """Return where ever smaller moves end under the exact error, from the best of the pairs."""
+    best = min(_key(x, *pair, levels, symmetric) for pair in pairs)
     for step in STEPS:
-        around = [
-            _key(x, *pair, levels, symmetric) for pair in _moves(x, *best[1], step, symmetric)
-        ]
-        best = min([best, *around])
+        moves = _moves(x, *best[1], step, symmetric)
+        best = min([best, *(_key(x, *pair, levels, symmetric) for pair in moves)])
     return best[1]
 
 
