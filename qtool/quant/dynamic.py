@@ -28,10 +28,10 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, constant
+from qtool.quant import weight_only
 from qtool.quant.encode import Encoded, WeightScheme, encode
 from qtool.quant.rewrite import Chain
 from qtool.quant.selection import node_label
-from qtool.quant.weight_only import MIN_SIZE, Reasons
 from qtool.quant.weight_uses import Use, weights
 
 log = logging.getLogger("qtool")
@@ -46,7 +46,7 @@ def dynamic(
     scheme: WeightScheme | None = None,
     *,
     op_types: Sequence[str] = OP_TYPES,
-) -> Reasons:
+) -> dict[str, str]:
     """Let the selected MatMul and Gemm nodes compute in integers, in place.
 
     op_types may also have Conv, which becomes a ConvInteger. The weight must be a constant
@@ -67,7 +67,7 @@ def dynamic(
         )
     edit = _Dynamic(model, scheme)
     found = {use.node: (root, uses) for root, uses in weights(model).items() for use in uses}
-    reasons = Reasons()
+    reasons: dict[str, str] = {}
     for node in list(all_nodes(model)):
         if node not in selected or node.op_type not in op_types or node.domain:
             continue
@@ -82,6 +82,11 @@ def dynamic(
     return reasons
 
 
+def needed_opset(model: Model, scheme: WeightScheme) -> int:
+    """Return the opset of dynamic's result with weight_only for what it leaves."""
+    return weight_only.needed_opset(model, scheme)
+
+
 def _why_not(
     node: ir.Node,
     root: ir.Value | None,
@@ -94,7 +99,7 @@ def _why_not(
         return "it has no constant second input"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"its weight {root.name!r} is {tensor.dtype.name.lower()}, not float"
-    if tensor.size < MIN_SIZE or len(tensor.shape) < 2:
+    if tensor.size < weight_only.MIN_SIZE or len(tensor.shape) < 2:
         return f"its weight {root.name!r} has only {tensor.size} elements or one axis"
     if root.is_graph_output():
         return f"its weight {root.name!r} is also an output of the model"

@@ -24,7 +24,7 @@ Factors = npt.NDArray[np.float64]
 def mse(weight: Float32, *, dtype: str, axis: int | None, symmetric: bool, narrow: bool) -> QParams:
     """Return the qparams, per slice along axis, that minimise sum (w - scale*(q - zero))**2."""
     rows = weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0)
-    rows = rows.reshape(rows.shape[0], -1)
+    rows = rows.reshape(len(rows), weight.size // max(1, len(rows)))
     low, high = extremes(rows, 0)
     best = np.ones(len(rows))
     if rows.size:
