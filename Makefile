@@ -14,6 +14,7 @@ help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\n\2/p' $(MAKEFILE_LIST) | xargs -d '\n' -n 2 printf '  make %-13s %s\n'
 
 setup: $(VENV)/.installed  ## Build qtool and install it, and what its tests need, into VENV.
+	@:
 
 # The stamps make the second run instant; changing the build or the C++ sources builds again.
 $(VENV)/.installed: $(sources)

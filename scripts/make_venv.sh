@@ -14,4 +14,4 @@ if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv" || die "$python cannot make a virtual environment: install python3-venv"
 fi
 echo "installing qtool[$extras] into $venv" >&2
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$extras]"

@@ -12,7 +12,6 @@ import argparse
 import gzip
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +108,11 @@ def mlp() -> nn.Module:
     )
 
 
-NETWORKS = {"resnet": (resnet, 16), "dscnn": (dscnn, 20), "mlp": (mlp, 25)}  # name: (make, epochs)
+NETWORKS = {  # name: (make, epochs, whether to shift and mirror the images)
+    "resnet": (resnet, 16, True),
+    "dscnn": (dscnn, 20, True),
+    "mlp": (mlp, 20, False),
+}
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -129,18 +132,18 @@ def normalize(images: np.ndarray) -> Tensor:
     return torch.from_numpy((images.astype(np.float32) / 255 - MEAN) / STD)
 
 
-def batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches, each shifted by up to 2 pixels; half of the images mirrored."""
-    padded = functional.pad(images, (2, 2, 2, 2), value=-MEAN / STD)
-    for chosen in torch.randperm(len(images)).split(size):
-        top, left = torch.randint(5, (2,)).tolist()
-        batch = padded[chosen, :, top : top + 28, left : left + 28]
-        mirrored = torch.rand(len(chosen)) < 0.5
-        batch[mirrored] = batch[mirrored].flip(3)
-        yield batch, labels[chosen]
+def augment(batch: Tensor) -> Tensor:
+    """Return the images shifted by up to 2 pixels, all alike, and half of them mirrored."""
+    top, left = torch.randint(5, (2,)).tolist()
+    padded = functional.pad(batch, (2, 2, 2, 2), value=-MEAN / STD)
+    shifted = padded[:, :, top : top + 28, left : left + 28]
+    mirrored = torch.rand(len(batch), 1, 1, 1) < 0.5
+    return torch.where(mirrored, shifted.flip(3), shifted)
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
+def train(
+    network: nn.Module, images: Tensor, labels: Tensor, epochs: int, *, augmented: bool
+) -> None:
     size = 128
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -149,14 +152,15 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> No
     network.train().to(memory_format=torch.channels_last)
     for epoch in range(epochs):
         total = 0.0
-        for x, y in batches(images, labels, size):
+        for chosen in torch.randperm(len(images)).split(size):
+            x = augment(images[chosen]) if augmented else images[chosen]
             scores = network(x.contiguous(memory_format=torch.channels_last))
-            loss = functional.cross_entropy(scores, y, label_smoothing=0.05)
+            loss = functional.cross_entropy(scores, labels[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(y)
+            total += loss.item() * len(chosen)
         print(f"  epoch {epoch + 1}/{epochs}: loss {total / len(images):.4f}", flush=True)
 
 
@@ -224,7 +228,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("sample_models"))
     parser.add_argument("--network", choices=NETWORKS, action="append", help="repeatable; all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.output.mkdir(exist_ok=True)
@@ -233,11 +237,12 @@ def main() -> None:
     test_images, test_labels = load(options.data, "t10k")
     for name in options.network or NETWORKS:
         torch.manual_seed(options.seed)
-        make, epochs = NETWORKS[name]
+        make, epochs, augmented = NETWORKS[name]
         network = make()
         n_weights = sum(p.numel() for p in network.parameters())
         print(f"{name}: {n_weights} parameters, {epochs} epochs", flush=True)
-        train(network, normalize(images), torch.tensor(labels, dtype=torch.long), epochs)
+        wanted = torch.tensor(labels, dtype=torch.long)
+        train(network, normalize(images), wanted, epochs, augmented=augmented)
         found = accuracy(
             network, normalize(test_images), torch.tensor(test_labels, dtype=torch.long)
         )

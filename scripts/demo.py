@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Runs the whole chain on a network of sample_models/ with real data, and prints what came of it.
+
+Each step is a command that you could type; it is printed as it runs. The results stay in
+demo-out/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = Path("demo-out")
+SAMPLES = Path("sample_models")
+NETWORKS = ("resnet", "dscnn")
+HEADER = ("model", "artifact", "bytes", "of float", "top-1", "drop, 95 % interval", "agreement")
+
+
+def qtool(command: str, *arguments: object) -> str:
+    """Run one qtool command, shown first; return what it wrote to standard output."""
+    typed = [command, *map(str, arguments)]
+    print(f"$ qtool {shlex.join(typed)}", file=sys.stderr, flush=True)
+    program = [sys.executable, "-m", "qtool", *typed]
+    done = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"demo: qtool {command} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def chain(name: str) -> dict[str, Path]:
+    """Freeze, calibrate and quantize one network; return the path of each artifact."""
+    frozen, calibrated = OUTPUT / f"{name}.onnx", OUTPUT / f"{name}.qtm"
+    static, weights = OUTPUT / f"{name}.int8.onnx", OUTPUT / f"{name}.weights.onnx"
+    calibration = ("--data", SAMPLES / "calibration.npz")
+    preprocess = ("--preprocess", SAMPLES / "preprocess.toml")
+    qtool("freeze", "-i", SAMPLES / f"{name}.train.onnx", "-o", frozen)
+    qtool("calibrate", "-i", frozen, *calibration, *preprocess, "-o", calibrated)
+    qtool("quantize", "-i", calibrated, "-o", static)
+    qtool("quantize", "-i", frozen, "--mode", "weight-only", "-o", weights)
+    return {"float": frozen, "int8": static, "int8 weights only": weights}
+
+
+def evaluate(model: Path, reference: Path) -> dict[str, Any]:
+    """Return what `qtool evaluate` finds on the labelled test samples."""
+    test = ("--data", SAMPLES / "test.npz", "--preprocess", SAMPLES / "preprocess.toml")
+    compared = () if model == reference else ("--reference", reference)
+    found: dict[str, Any] = json.loads(qtool("evaluate", "-i", model, *compared, *test, "--json"))
+    return found
+
+
+def rows(name: str) -> list[tuple[str, ...]]:
+    """Return a table's rows for one network: its artifacts, and how good each is."""
+    artifacts = chain(name)
+    reference = artifacts["float"]
+    full = (ROOT / reference).stat().st_size
+    found = []
+    for label, path in artifacts.items():
+        result = evaluate(path, reference)
+        size = (ROOT / path).stat().st_size
+        row = (name, label, f"{size:,}", f"{size / full:.2f}x", f"{result['value']:.2f} %")
+        if path == reference:
+            found.append((*row, "", ""))
+            continue
+        low, high = result["drop_ci95"]
+        drop = f"{result['drop']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        found.append((*row, drop, f"{result['agreement']:.2f} %"))
+    return found
+
+
+def show(table: list[tuple[str, ...]]) -> None:
+    """Print the table; the first two columns are text, the others right-aligned numbers."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [
+            c.ljust(w) if i < 2 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
+    names = parser.parse_args().network or NETWORKS
+    (ROOT / OUTPUT).mkdir(exist_ok=True)
+    start = time.perf_counter()
+    table = [HEADER, *(row for name in names for row in rows(name))]
+    n_seconds = time.perf_counter() - start
+    print()
+    show(table)
+    print(f"\n4000 Fashion-MNIST test images; {n_seconds:.0f} s; the files are in {OUTPUT}/")
+
+
+if __name__ == "__main__":
+    main()
