@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
@@ -56,3 +56,32 @@ def track(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         return
     with Progress(console=console, transient=True) as progress:
         yield from progress.track(items, total=total, description=label)
+
+
+def show_coverage(coverage: Any) -> None:
+    """Print what of a model computes in integers, and why the rest does not."""
+    shares = {
+        "nodes": coverage.by_nodes,
+        "MACs": coverage.by_macs,
+        "weight bytes": coverage.by_bytes,
+    }
+    show(
+        "coverage",
+        ("", "integer arithmetic ", "integer weights "),
+        (
+            (name, f"{100 * share.fraction:.1f} %", f"{100 * share.weights_fraction:.1f} %")
+            for name, share in shares.items()
+        ),
+    )
+    left: dict[tuple[str, str], list[str]] = {}
+    for node in coverage.float_nodes:
+        left.setdefault((node.op_type, node.reason), []).append(node.name)
+    if left:
+        show(
+            "not in integers",
+            ("n ", "op", "why", "nodes"),
+            (
+                (len(names), op, reason, ", ".join(names[:3]) + ", ..." * (len(names) > 3))
+                for (op, reason), names in left.items()
+            ),
+        )

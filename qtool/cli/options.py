@@ -5,11 +5,38 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 
+from qtool.registry import lookup
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+
+class Registered(click.ParamType):
+    """One of a registry's names; the registry's module is imported only when it is needed."""
+
+    name = "name"
+
+    def __init__(self, module: str, registry: str, kind: str) -> None:
+        self._module, self._registry, self._kind = module, registry, kind
+
+    def names(self) -> list[str]:
+        """Return the names, in the order of the registry."""
+        return list(getattr(import_module(self._module), self._registry))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return what --help shows for the value."""
+        return f"[{'|'.join(self.names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or fail with the closest one."""
+        lookup(dict.fromkeys(self.names()), value, self._kind)
+        return value
+
 
 input_option = click.option(
     "--input", "-i", "input_", metavar="MODEL", required=True,
@@ -82,7 +109,7 @@ def data_options(command: F) -> F:
         click.option("--shuffle", is_flag=True, help="Take the samples in the order of --seed."),
         click.option("--random", is_flag=True, help="Use random samples; the result says so."),
         click.option(
-            "--label-key", default="y", show_default=True, metavar="KEY", help="Array of the labels."
+            "--label-key", default="y", show_default=True, metavar="KEY", help="Array of labels."
         ),
         seed_option,
     )):  # fmt: skip
@@ -116,6 +143,12 @@ def percent(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     if not 0 <= number <= 100:
         raise click.BadParameter(f"{value!r} is no percentage, such as 95%", ctx, param)
     return number
+
+
+def check_json(as_json: bool, output: str | None) -> None:
+    """Fail when the JSON and the model would both go to standard output."""
+    if as_json and output == "-":
+        raise click.UsageError("--json and --output - both need standard output; choose one")
 
 
 def print_json(value: Any) -> None:

@@ -1,0 +1,86 @@
+"""qtool quantize."""
+
+# fmt: off
+from __future__ import annotations
+
+import click
+
+from qtool.cli import options
+from qtool.cli.options import Registered
+
+STAGE = "qtool.stages.quantize"
+
+
+@click.command()
+@options.input_option
+@options.output_option
+@click.option("--mode", default="auto", show_default=True,
+              type=Registered(STAGE, "MODES", "mode"),
+              help="static: integers everywhere, needs --data or statistics. dynamic: ranges at "
+              "run time. weight-only: integers in the file, float arithmetic. auto: static where "
+              "it can, else MatMul and Gemm dynamic and other weights weight-only.")
+@click.option("--statistics", metavar="QTM", help="Take the statistics from this calibrated model.")
+@options.data_options
+@click.option("--range", "range", default="mse", show_default=True,
+              type=Registered("qtool.statistics.ranges", "RANGES", "range method"),
+              help="How the ranges of activations follow from their statistics.")
+@click.option("--activations", default="uint8", show_default=True,
+              type=Registered(STAGE, "ACTIVATIONS", "activation type"),
+              help="Integers of activations.")
+@click.option("--activation-symmetric/--activation-asymmetric", default=False, show_default=True,
+              help="Whether real 0 is the middle of the activation integers.")
+@click.option("--weights", default="int8", show_default=True,
+              type=Registered(STAGE, "WEIGHTS", "weight type"),
+              help="Integers of weights.")
+@click.option("--weight-symmetric/--weight-asymmetric", default=True, show_default=True,
+              help="Whether weights use -127..127 with zero point 0.")
+@click.option("--weight-method", default="mse", show_default=True,
+              type=Registered("qtool.quant.weights", "WEIGHT_METHODS", "weight method"),
+              help="How the scales of weights follow from their values.")
+@click.option("--per-channel/--per-tensor", default=True, show_default=True,
+              help="A weight scale for each output channel, or one for all.")
+@click.option("--block-size", type=click.IntRange(0), metavar="N",
+              help="With --mode weight-only: a scale for every N weights along the depth; 0 never. "
+              " [default: 32 for 4-bit weights]")
+@click.option("--format", default="qdq", show_default=True,
+              type=Registered(STAGE, "FORMATS", "format"),
+              help="QuantizeLinear/DequantizeLinear pairs, or QLinearConv and its like.")
+@click.option("--only", multiple=True, metavar="PATTERN",
+              help="Quantize these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes in float.")
+@click.option("--integer-outputs/--float-outputs", default=False, show_default=True,
+              help="Whether what only the model's outputs depend on is quantized too.")
+@click.option("--min-coverage", callback=options.percent, metavar="95%",
+              help="Exit 3 when less than this share of the MACs computes in integers.")
+@click.option("--check/--no-check", default=None,
+              help="Run the result once in onnxruntime.  [default: up to 1 GB]")
+@options.threads_option
+@options.json_option
+@options.verbosity_options
+def quantize(input_, output, statistics, min_coverage, as_json, threads, check, **rest):
+    """Quantize weights and activations to integers.
+
+    q = saturate(round(real / scale) + zero_point). Prints what is covered and why the rest is not.
+
+    \b
+    qtool quantize --input model.onnx --data samples.npz --output q.onnx
+    """
+    from qtool import formats
+    from qtool.cli.console import show_coverage, track
+    from qtool.quant.coverage import coverage
+    from qtool.stages.quantize import Options
+    from qtool.stages.quantize import quantize as run
+
+    chosen = {key: rest.pop(key) for key in set(rest) - set(options.DATA_KEYS)}
+    Options(**chosen)  # fails on a contradiction before anything is read
+    options.check_json(as_json, output)
+    model = formats.load(input_)
+    given = formats.load(statistics).statistics if statistics else None
+    result = run(model, data=options.open_data(model, rest), statistics=given, threads=threads,
+                 check=check, progress=track, **chosen)
+    covered = coverage(result)
+    show_coverage(covered)
+    covered.require(min_coverage)
+    formats.save(result, output)
+    if as_json:
+        options.print_json(covered.to_json())

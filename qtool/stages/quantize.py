@@ -1,0 +1,280 @@
+"""quantize: weights and activations to integers."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qtool.errors import ModelError, UnsupportedError, UsageError
+from qtool.model import Model, Statistics, TensorStatistics, all_nodes, array, fingerprint, opset
+from qtool.passes.opset import raise_opset
+from qtool.qparams import QParams, from_range, limits
+from qtool.quant import dynamic, qdq, weight_only
+from qtool.quant.coverage import REASON_KEY
+from qtool.quant.encode import WeightScheme
+from qtool.quant.plan import Group, Plan, plan
+from qtool.quant.selection import Selection, node_label, select
+from qtool.quant.weights import WEIGHT_METHODS
+from qtool.registry import lookup
+from qtool.runtime.trial import check_runs
+from qtool.shapes import infer_shapes
+from qtool.stages.calibrate import calibrate
+from qtool.statistics.histogram import merged
+from qtool.statistics.ranges import RANGES
+
+log = logging.getLogger("qtool")
+
+MODES = ("auto", "static", "dynamic", "weight-only")
+FORMATS = ("qdq", "qoperator")
+ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
+WEIGHTS = ("int8", "uint8", "int4", "uint4")
+LARGE_BYTES = 1 << 30  # a model above this is run only on request
+
+
+@dataclass(frozen=True)
+class Options:
+    """What quantize does; the names are those of the command line."""
+
+    mode: str = "auto"
+    format: str = "qdq"
+    activations: str = "uint8"
+    activation_symmetric: bool = False
+    weights: str = "int8"
+    weight_symmetric: bool = True
+    weight_method: str = "mse"
+    per_channel: bool = True
+    block_size: int | None = None
+    range: str = "mse"
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    integer_outputs: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the names.
+
+        Raises:
+            UsageError: one is unknown, or two contradict each other.
+        """
+        lookup(dict.fromkeys(MODES), self.mode, "mode")
+        lookup(dict.fromkeys(FORMATS), self.format, "format")
+        lookup(dict.fromkeys(ACTIVATIONS), self.activations, "activation type")
+        lookup(dict.fromkeys(WEIGHTS), self.weights, "weight type")
+        lookup(RANGES, self.range, "range method")
+        lookup(WEIGHT_METHODS, self.weight_method, "weight method")
+        if self.format == "qoperator" and self.activations.endswith("16"):
+            raise UsageError(f"--format qoperator has no {self.activations} form; use --format qdq")
+        if self.block_size and self.mode in ("static", "dynamic"):
+            raise UsageError("--block-size goes with --mode weight-only")
+
+    @property
+    def scheme(self) -> WeightScheme:
+        """How weights are quantized."""
+        return WeightScheme(
+            self.weights,
+            self.weight_method,
+            per_channel=self.per_channel,
+            symmetric=self.weight_symmetric,
+            narrow=self.weight_symmetric,
+            block_size=self.block_size if self.mode == "weight-only" else 0,
+        )
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not the defaults, for the history."""
+        pairs = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
+        return {n: list(v) if isinstance(v, tuple) else v for n, v, d in pairs if v != d}
+
+
+def quantize(
+    model: Model,
+    *,
+    data: Any = None,
+    statistics: Statistics | None = None,
+    threads: int | None = None,
+    check: bool | None = None,
+    progress: Callable[..., Iterable[Any]] | None = None,
+    **options: Any,
+) -> Model:
+    """Return the model with integers where `options` (the fields of Options) say.
+
+    mode static needs statistics, in the model or given, or data (samples), which calibrates on
+    the way. Every node that stays in float carries the reason in its metadata. check loads the
+    result in onnxruntime and runs it once: by default up to a gigabyte.
+
+    Raises:
+        UsageError: an option is unknown or contradicts another.
+        ModelError: the statistics are of another model or lack a tensor.
+        UnsupportedError: the model has no form with these options.
+    """
+    chosen = Options(**options)
+    if statistics is not None:
+        if statistics.model != fingerprint(model):
+            raise ModelError("the statistics are of another model; calibrate this one")
+        model = Model(model.ir, statistics, model.batch_norm, model.preprocess, model.history)
+    mode = chosen.mode
+    if mode == "auto":
+        mode = "static" if model.statistics is not None or data is not None else "auto"
+    if mode == "static" and model.statistics is None:
+        model = _calibrated(model, data, threads, progress)
+    make = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}
+    result = make[mode](model, chosen)
+    if chosen.format == "qoperator":
+        from qtool.quant.qoperator import to_qoperator
+
+        result = to_qoperator(result)
+    if check is None:
+        check = _bytes(result) <= LARGE_BYTES
+        if not check:
+            log.info("not run in onnxruntime: the model is over 1 GB; --check does it")
+    if check:
+        check_runs(result)
+    return result.then("quantize", chosen.changed())
+
+
+def _calibrated(model: Model, data: Any, threads: int | None, progress: Any) -> Model:
+    if data is None:
+        raise UsageError(
+            "static quantization needs statistics: give --data, or run qtool calibrate first"
+        )
+    more = {} if progress is None else {"progress": progress}
+    return calibrate(model, data=data, threads=threads, **more)
+
+
+def _prepared(model: Model, needed: int) -> Model:
+    """Return a copy whose tensors have types, at an opset of at least needed."""
+    if opset(model) < needed:
+        log.info("raising the opset from %d to %d", opset(model), needed)
+        model = raise_opset(model, needed)
+    return infer_shapes(model)
+
+
+def _static(model: Model, options: Options) -> Model:
+    statistics = model.statistics
+    if statistics is None:
+        raise ModelError("the model has no statistics; run qtool calibrate")
+    wide = any(d.endswith(("16", "int4")) for d in (options.activations, options.weights))
+    result, selection = _selected_copy(model, 21 if wide else 13, options)
+    made = plan(result, _selected(selection), statistics, integer_outputs=options.integer_outputs)
+    if not made.nodes:
+        raise UnsupportedError(f"no node can be quantized: {_summary(made)}")
+    qparams = [_qparams(group, statistics, options) for group in made.groups]
+    scheme = qdq.Scheme(
+        options.activations,
+        options.activation_symmetric,
+        lambda weight, axis: _weight_qparams(weight, axis, options.scheme),
+    )
+    for node, reason in made.reasons.items():
+        node.metadata_props[REASON_KEY] = reason
+    for note in qdq.insert(result.graph, made, qparams, scheme):
+        log.info(note)
+    return result
+
+
+def _selected(selection: Selection) -> Callable[[ir.Node], str | None]:
+    return lambda node: selection.reasons.get(node_label(node))
+
+
+def _summary(made: Plan) -> str:
+    counts = Counter(made.reasons.values())
+    return "; ".join(f"{n} x {reason}" for reason, n in counts.most_common(3)) or "it has none"
+
+
+def _weight_qparams(weight: Any, axis: int | None, scheme: WeightScheme) -> QParams:
+    return lookup(WEIGHT_METHODS, scheme.method, "weight method")(
+        weight,
+        dtype=scheme.dtype,
+        axis=axis if scheme.per_channel else None,
+        symmetric=scheme.symmetric,
+        narrow=scheme.narrow,
+    )
+
+
+def _qparams(group: Group, statistics: Statistics, options: Options) -> QParams:
+    """Return the qparams of a group: those it has, or those that the range method chooses."""
+    fixed = qdq.fixed_qparams(group)
+    if fixed is not None:
+        return fixed
+    low, high = _range(group, statistics, options)
+    for constant in group.constants:
+        values = array(constant)
+        low = min(low, float(np.min(values, initial=0.0)))
+        high = max(high, float(np.max(values, initial=0.0)))
+    return from_range(low, high, options.activations, symmetric=options.activation_symmetric)
+
+
+def _range(group: Group, statistics: Statistics, options: Options) -> tuple[float, float]:
+    found = merged([_found(value, statistics) for value in group.observed])
+    method = "minmax" if group.keep_range else options.range
+    qmin, qmax = limits(options.activations)
+    return RANGES[method](found, levels=qmax - qmin + 1, symmetric=options.activation_symmetric)
+
+
+def _found(value: ir.Value, statistics: Statistics) -> TensorStatistics:
+    found = statistics.tensors.get(value.name or "")
+    if found is None:
+        raise ModelError(
+            f"the statistics lack tensor {value.name!r}; calibrate again with --tensors '*'"
+        )
+    return found
+
+
+def _dynamic(model: Model, options: Options) -> Model:
+    """Let MatMul, Gemm and Conv compute in integers with ranges taken at run time."""
+    result, selection = _selected_copy(model, dynamic.needed_opset(model, options.scheme), options)
+    n_conv = sum(n.op_type == "Conv" for n in selection.nodes)
+    if n_conv:
+        log.warning(
+            "%d Conv become ConvInteger, which onnxruntime often runs slower than float; static "
+            "quantization does not have this problem: give --data SAMPLES",
+            n_conv,
+        )
+    types = (*dynamic.OP_TYPES, "Conv")
+    reasons = dynamic.dynamic(result, selection.nodes, options.scheme, op_types=types)
+    left = weight_only.weight_only(result, selection.nodes, options.scheme)
+    return _with_reasons(result, {**selection.reasons, **left, **reasons})
+
+
+def _weight_only(model: Model, options: Options) -> Model:
+    needed = weight_only.needed_opset(model, options.scheme)
+    result, selection = _selected_copy(model, needed, options)
+    reasons = weight_only.weight_only(result, selection.nodes, options.scheme)
+    return _with_reasons(result, {**selection.reasons, **reasons})
+
+
+def _auto(model: Model, options: Options) -> Model:
+    """Quantize without statistics: MatMul and Gemm dynamically, other weights weight-only."""
+    result, selection = _selected_copy(model, dynamic.needed_opset(model, options.scheme), options)
+    reasons = dynamic.dynamic(result, selection.nodes, options.scheme)
+    left = weight_only.weight_only(result, selection.nodes, options.scheme)
+    n_dynamic = sum(n.op_type == "MatMulInteger" for n in all_nodes(result))
+    log.info(
+        "no statistics and no --data: %d MatMul/Gemm compute in integers, with ranges taken at "
+        "run time; of the other layers only the weights are integers. To compute in integers "
+        "everywhere: qtool quantize --input MODEL --data SAMPLES --output OUTPUT",
+        n_dynamic,
+    )
+    return _with_reasons(result, {**selection.reasons, **left, **reasons})
+
+
+def _selected_copy(model: Model, needed: int, options: Options) -> tuple[Model, Selection]:
+    result = _prepared(model, needed)
+    return result, select(result, options.only, options.exclude)
+
+
+def _with_reasons(model: Model, reasons: dict[str, str]) -> Model:
+    for node in all_nodes(model):
+        reason = reasons.get(node_label(node))
+        if reason is not None:
+            node.metadata_props[REASON_KEY] = reason
+    return model
+
+
+def _bytes(model: Model) -> int:
+    return sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
