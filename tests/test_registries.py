@@ -20,7 +20,6 @@ REGISTRIES = {
     "qtool.quant.weights": "WEIGHT_METHODS",
     "qtool.statistics.ranges": "RANGES",
 }
-CLI_SUPPORT = {"__init__", "main", "options", "console"}
 
 
 def folder(module: ModuleType) -> Path:
@@ -36,14 +35,20 @@ def origins(entry: Any) -> set[str]:
     return {entry.__module__}
 
 
-def shared(package: str) -> set[str]:
-    """Return the modules of a package that others of it import: parts of entries, not entries."""
+def imported() -> set[str]:
+    """Return the dotted names that modules of qtool import: parts of entries, not entries."""
     found = set()
-    for path in folder(import_module(package)).glob("[!_]*.py"):
+    for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
                 found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def unused(package: str, registered: set[str]) -> set[str]:
+    """Return the modules of a package that are neither registered nor imported by any other."""
+    files = {f"{package}.{path.stem}" for path in folder(import_module(package)).glob("[!_]*.py")}
+    return files - registered - imported()
 
 
 @pytest.mark.parametrize(("package", "name"), REGISTRIES.items(), ids=REGISTRIES.values())
@@ -51,9 +56,7 @@ def test_every_file_of_a_registry_is_in_it(package, name):
     module = import_module(package)
     registered = set().union(*map(origins, getattr(module, name).values()))
 
-    files = {f"{package}.{path.stem}" for path in folder(module).glob("[!_]*.py")}
-
-    assert files - registered - shared(package) == set(), f"add a line to {name} for each"
+    assert unused(package, registered) == set(), f"add a line to {name} for each"
 
 
 @pytest.mark.parametrize(("package", "name"), REGISTRIES.items(), ids=REGISTRIES.values())
@@ -72,17 +75,13 @@ def test_no_key_is_written_twice_in_one_dict(path):
 
 
 def test_every_command_file_is_a_command():
-    files = {path.stem for path in (SOURCES / "cli").glob("*.py")} - CLI_SUPPORT
+    commands = {f"qtool.cli.{name.replace('-', '_')}" for name in COMMANDS}
 
-    assert {name.replace("_", "-") for name in files} == set(COMMANDS)
+    assert unused("qtool.cli", commands) == set()
 
 
 def test_every_stage_is_public():
-    public = {f"qtool.stages.{name}" for name in qtool.__all__}
-
-    files = {f"qtool.stages.{path.stem}" for path in (SOURCES / "stages").glob("[!_]*.py")}
-
-    assert files - public - shared("qtool.stages") == set()
+    assert unused("qtool.stages", {f"qtool.stages.{name}" for name in qtool.__all__}) == set()
 
 
 @pytest.mark.parametrize("name", qtool.__all__)
