@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from qtool.errors import QtoolError, UsageError
@@ -16,17 +15,32 @@ STDIO = "-"
 def load(path: str | os.PathLike[str]) -> Model:
     """Return the model of a .onnx or .qtm file; "-" reads .qtm bytes from standard input.
 
+    Whatever the bytes are, nothing but QtoolErrors is raised.
+
     Raises:
         FormatError: the bytes are damaged or are not what the ending says.
+        ModelError, UnsupportedError: the model breaks the rules of ONNX, or qtool's.
         QtoolError: the file cannot be read.
     """
-    if os.fspath(path) == STDIO:
-        from qtool.formats import qtm_file
+    name = "standard input" if os.fspath(path) == STDIO else os.fspath(path)
+    try:
+        if os.fspath(path) == STDIO:
+            from qtool.formats import stdio
 
-        return qtm_file.loads(sys.stdin.buffer.read(), name="standard input")
+            return stdio.load()
+        return _load(path)
+    except OSError as error:
+        raise QtoolError(f"cannot read {name}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise QtoolError(f"cannot read {name}: it needs more memory than there is") from error
+
+
+def _load(path: str | os.PathLike[str]) -> Model:
     kind = ending(path)
     if not Path(path).is_file():
-        problem = "is a folder" if Path(path).is_dir() else "there is no such file"
+        problem = "there is no such file"
+        if Path(path).exists():
+            problem = "it is a folder" if Path(path).is_dir() else "it is no regular file"
         raise QtoolError(f"cannot read {os.fspath(path)}: {problem}")
     if kind == ".qtm":
         from qtool.formats import qtm_file
@@ -42,14 +56,13 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
     Raises:
         QtoolError: the file cannot be written.
+        BrokenPipeError: standard output is a pipe that nobody reads any more.
     """
     if os.fspath(path) == STDIO:
-        from qtool.formats import qtm_file
+        from qtool.formats import stdio
 
-        sys.stdout.buffer.write(qtm_file.dumps(model))
-        sys.stdout.buffer.flush()
-        return
-    if ending(path) == ".qtm":
+        stdio.save(model)
+    elif ending(path) == ".qtm":
         from qtool.formats import qtm_file
 
         qtm_file.save(model, path)

@@ -84,7 +84,7 @@ def loads(data: bytes, where: str) -> Manifest:
     Raises:
         FormatError: it is no manifest, or one of a newer qtool; where names the file.
     """
-    top = _Object(parse_json(data, f"{where}: manifest.json"), f"{where}: manifest.json")
+    top = Object(parse_json(data, f"{where}: manifest.json"), f"{where}: manifest.json")
     if top.get("format", str) != "qtm":
         raise top.error("'format' is not 'qtm'")
     version = top.get("version", int)
@@ -102,8 +102,8 @@ def loads(data: bytes, where: str) -> Manifest:
         steps(top.get("history", list), top.where),
         top.get("preprocess", dict, type(None)),
         statistics,
-        {name: _member(_Object(row, f"{top.where}: members")) for name, row in members.items()},
-        [_entry(_Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)],
+        {name: _member(Object(row, f"{top.where}: members")) for name, row in members.items()},
+        [_entry(Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)],
     )
 
 
@@ -126,23 +126,23 @@ def parse_json(data: bytes, where: str) -> Json:
 
 def steps(rows: Sequence[Json], where: str) -> tuple[Step, ...]:
     """Return a history from its JSON."""
-    objects = [_Object(row, f"{where}: history") for row in rows]
+    objects = [Object(row, f"{where}: history") for row in rows]
     return tuple(
         Step(o.get("command", str), o.get("options", dict), o.get("version", str)) for o in objects
     )
 
 
-def _member(row: _Object) -> tuple[int, int]:
+def _member(row: Object) -> tuple[int, int]:
     return row.size("size"), row.crc()
 
 
-def _entry(row: _Object) -> Entry:
+def _entry(row: Object) -> Entry:
     row.where = f"{row.where}: {row.get('name', str)[:80]!r}"
     entry = Entry(
         row.get("name", str),
         _dtype(row),
         _shape(row),
-        [_link(_Object(link, f"{row.where}: codecs")) for link in row.get("codecs", list)],
+        [_link(Object(link, f"{row.where}: codecs")) for link in row.get("codecs", list)],
         row.size("offset"),
         row.size("length"),
         row.crc(),
@@ -154,14 +154,14 @@ def _entry(row: _Object) -> Entry:
     return entry
 
 
-def _link(row: _Object) -> dict[str, Json]:
+def _link(row: Object) -> dict[str, Json]:
     row.size("id")
     if "length" in row.value:
         row.size("length")
     return row.value
 
 
-def _dtype(row: _Object) -> ir.DataType:
+def _dtype(row: Object) -> ir.DataType:
     name = row.get("dtype", str)
     dtype = ir.DataType.__members__.get(name.upper())
     if dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING) or name != name.lower():
@@ -169,14 +169,14 @@ def _dtype(row: _Object) -> ir.DataType:
     return ir.DataType(dtype)
 
 
-def _shape(row: _Object) -> tuple[int, ...]:
+def _shape(row: Object) -> tuple[int, ...]:
     dims = row.get("shape", list)
     if len(dims) > MAX_RANK or any(type(d) is not int or not 0 <= d <= MAX_BYTES for d in dims):
         raise row.error(f"'shape' {str(dims)[:60]} is not a list of sizes")
     return tuple(dims)
 
 
-class _Object:
+class Object:
     """A JSON object whose fields are read with their types."""
 
     def __init__(self, value: Json, where: str) -> None:
@@ -186,6 +186,7 @@ class _Object:
         self.value: dict[str, Json] = value
 
     def error(self, problem: str) -> FormatError:
+        """Return the error that names the object."""
         return FormatError(f"{self.where}: {problem}")
 
     def get(self, key: str, *types: type) -> Any:

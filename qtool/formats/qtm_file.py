@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import onnx
 import onnx_ir as ir
 
 from qtool import __version__
-from qtool.errors import FormatError, ModelError
-from qtool.formats import container, manifest, statistics_bin, tensors
+from qtool.errors import FormatError
+from qtool.formats import container, manifest, onnx_proto, statistics_bin, tensors
 from qtool.formats.atomic import replacing
 from qtool.formats.manifest import Entry, Manifest
 from qtool.model import Model, Statistics
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         return _loads(tensors.map_file(file), name)
 
 
-def loads(data: bytes, *, name: str) -> Model:
+def loads(data: bytes | memoryview, *, name: str) -> Model:
     """Return the model of the bytes of a .qtm file; name is for messages.
 
     Raises:
@@ -75,7 +75,7 @@ def write(model: Model, file: BinaryIO) -> None:
     """Write the model to a seekable file as a .qtm."""
     clone = model.ir.clone()
     table = _take_tensors(clone)
-    graph = serialize_graph(clone)
+    graph = onnx_proto.serialize(clone)
     statistics = _statistics_pieces(model)
     content = _manifest(model, table, statistics is not None)
     size = _aligned(table[-1].entry.offset + table[-1].entry.length) if table else 0
@@ -98,38 +98,26 @@ def write(model: Model, file: BinaryIO) -> None:
 def _take_tensors(clone: ir.Model) -> list[_Stored]:
     """Replace the larger tensors by references, and return the table of what they refer to."""
     table: list[_Stored] = []
+    known: dict[object, Entry] = {}  # one tensor used twice is stored once
     position = 0
-    known: dict[tuple[int, ir.DataType, tuple[int, ...]], Entry] = {}
 
     def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         nonlocal position
-        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE_BYTES:
+        if not tensors.is_large(tensor, INLINE_BYTES):
             return None
         shape = tuple(tensor.shape.numpy())
-        key = (id(tensor), tensor.dtype, shape)  # one tensor used twice is stored once
-        if key not in known:
+        place = tensor.place if isinstance(tensor, tensors.StoredTensor) else id(tensor)
+        entry = known.get((place, tensor.dtype, shape))
+        if entry is None:
             size = tensors.n_bytes(tensor.dtype, shape)
             entry = Entry(tensor.name or "", tensor.dtype, shape, tensors.RAW, position, size)
-            known[key] = entry
+            known[place, tensor.dtype, shape] = entry
             table.append(_Stored(entry, tensor))
             position = _aligned(position + size)
-        return _reference(tensor, known[key])
+        return tensors.reference(tensor, TENSORS, entry.offset, entry.length)
 
     tensors.replace_tensors(clone, refer)
     return table
-
-
-def _reference(tensor: ir.TensorProtocol, entry: Entry) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        TENSORS,
-        entry.offset,
-        entry.length,
-        tensor.dtype,
-        shape=ir.Shape(entry.shape),
-        name=tensor.name or "",
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-    )
 
 
 def _aligned(position: int) -> int:
@@ -137,25 +125,13 @@ def _aligned(position: int) -> int:
 
 
 def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
-    import zlib
-
+    """Yield the content of tensors.bin, and put the checksums into the table."""
     for stored in table:
         entry = stored.entry
-        length = 0
-        for chunk in tensors.chunks(stored.tensor):
+        for chunk in tensors.chunks(stored.tensor, entry.length):
             entry.crc = zlib.crc32(chunk, entry.crc)
-            length += len(chunk)
             yield chunk
-        if length != entry.length:
-            raise ModelError(
-                f"tensor {entry.name!r} has {length} bytes of data; its shape needs {entry.length}"
-            )
-        yield bytes(-length % container.ALIGNMENT)
-
-
-def serialize_graph(clone: ir.Model) -> bytes:
-    """Return the model as the bytes of an ONNX file."""
-    return bytes(ir.to_proto(clone).SerializeToString(deterministic=True))
+        yield bytes(-entry.length % container.ALIGNMENT)
 
 
 def _statistics_pieces(model: Model) -> list[bytes | memoryview] | None:
@@ -196,51 +172,69 @@ def _loads(data: memoryview, name: str) -> Model:
     if found != content.members:
         raise FormatError(f"{name}: manifest.json does not belong to the other members")
     graph = container.content(data, name, members[GRAPH], MAX_GRAPH_BYTES)
-    loaded = _graph(bytes(graph), name)
+    loaded = onnx_proto.parse(graph, f"{name}: {GRAPH}", _only(TENSORS, members[TENSORS].size))
     _put_tensors(loaded, data, members[TENSORS], content, name)
     known, batch_norm = _statistics(data, members, content, name)
     return Model(loaded, known, batch_norm, content.preprocess, content.history, content.source)
 
 
-def _graph(data: bytes, name: str) -> ir.Model:
-    try:
-        proto = onnx.ModelProto()
-        proto.ParseFromString(data)
-        return ir.serde.deserialize_model(proto)
-    except Exception as error:
-        raise FormatError(f"{name}: graph.onnx is damaged: {error}") from error
+def _only(member: str, size: int) -> Callable[[str], int]:
+    """Return the sizes of external data where there is but one file of it."""
+
+    def size_of(location: str) -> int:
+        if location != member:
+            raise FormatError(f"its data is in {location[:60]!r}; only {member} is possible")
+        return size
+
+    return size_of
 
 
 def _put_tensors(
     loaded: ir.Model, data: memoryview, member: container.Member, content: Manifest, name: str
 ) -> None:
     """Replace the references of the graph by the tensors of the table."""
-    stored: dict[tuple[int, int], tensors.StoredTensor] = {}
-    end = 0
-    for entry in content.tensors:
-        where = f"{name}: tensor {entry.name[:80]!r}"
-        if entry.offset != end or entry.length > member.size - entry.offset:
-            raise FormatError(f"{where}: is not where it should be in tensors.bin")
-        end = _aligned(entry.offset + entry.length)
-        stored[entry.offset, entry.length] = tensors.StoredTensor(
+    rows = _rows(content, member, name)
+
+    def stored(entry: Entry, **named: Any) -> tensors.StoredTensor:
+        return tensors.StoredTensor(
             data, member.start + entry.offset, entry.length, entry.dtype, entry.shape,
-            where=where, links=entry.codecs, crc=entry.crc, name=entry.name,
+            where=f"{name}: tensor {entry.name[:80]!r}", links=entry.codecs, crc=entry.crc, **named,
         )  # fmt: skip
-    if end != member.size:
-        raise FormatError(f"{name}: tensors.bin has {member.size} bytes; its table needs {end}")
-    if member.size <= CHECK_BYTES:
-        for tensor in stored.values():
-            tensor.check()
 
     def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         if not isinstance(tensor, ir.ExternalTensor):
             return None
-        found = stored.get((tensor.offset or 0, tensor.length or 0))
-        if found is None or (found.dtype, found.shape) != (tensor.dtype, tensor.shape):
-            raise FormatError(f"{name}: graph.onnx: no tensor {tensor.name!r} in the table")
-        return found
+        entry = rows.get((tensor.offset or 0, tensor.length or 0))
+        if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape.numpy()):
+            raise FormatError(f"{name}: {GRAPH}: tensor {tensor.name!r} is not in the table")
+        return stored(
+            entry, name=tensor.name, doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )  # fmt: skip
 
+    if member.size <= CHECK_BYTES:
+        for entry in content.tensors:
+            stored(entry).check()
+        container.content(data, name, member, CHECK_BYTES)
     tensors.replace_tensors(loaded, resolve)
+
+
+def _rows(content: Manifest, member: container.Member, name: str) -> dict[tuple[int, int], Entry]:
+    """Return the table by offset and length; its rows must fill tensors.bin exactly."""
+    end = 0
+    for entry in content.tensors:
+        if entry.offset != end or entry.length > member.size - entry.offset:
+            raise FormatError(
+                f"{name}: tensor {entry.name[:80]!r} has bytes {entry.offset} to "
+                f"{entry.offset + entry.length} of {TENSORS}; it should begin at {end} "
+                f"and end before {member.size}"
+            )
+        end = _aligned(entry.offset + entry.length)
+    if member.method != container.STORED:
+        raise FormatError(f"{name}: {TENSORS} is compressed; it must be stored")
+    if end != member.size:
+        raise FormatError(f"{name}: {TENSORS} has {member.size} bytes; its table needs {end}")
+    return {(entry.offset, entry.length): entry for entry in content.tensors}
 
 
 def _statistics(

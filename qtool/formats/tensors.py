@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool import codecs
-from qtool.errors import FormatError
+from qtool.errors import FormatError, ModelError
 
 CHUNK_BYTES = 1 << 24  # of a tensor that is in memory at once while it is written or checked
 RAW: Sequence[codecs.Link] = ({"id": 0},)
@@ -51,6 +51,11 @@ class StoredTensor(ir.LazyTensor):
         self._where, self._links, self._crc = where, links, crc
         self._checked = crc is None
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """The same for two tensors whose bytes are the same ones."""
+        return id(self._data.obj), self._start, self._length
+
     def check(self) -> None:
         """Check the stored bytes against their checksum, once."""
         if self._checked:
@@ -82,11 +87,11 @@ class StoredTensor(ir.LazyTensor):
         dtype, elements = _layout(self.dtype, shape)
         try:
             values = codecs.decode(stored, self._links, dtype, elements)
-        except FormatError as error:
+            if self.dtype.bitwidth < 8:
+                return ir.PackedTensor(values, self.dtype, shape=shape, name=self.name)
+            return ir.Tensor(values, self.dtype, name=self.name)
+        except (FormatError, ValueError) as error:  # ValueError: a 6-bit value with 7 bits
             raise FormatError(f"{self._where}: {error}") from error
-        if self.dtype.bitwidth < 8:
-            return ir.PackedTensor(values, self.dtype, shape=shape, name=self.name)
-        return ir.Tensor(values, self.dtype, name=self.name)
 
 
 def _layout(dtype: ir.DataType, shape: Sequence[int]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -120,12 +125,20 @@ def map_file(file: Any) -> memoryview:
     return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a tensor as ONNX lays them out."""
-    if isinstance(tensor, StoredTensor):
-        yield from tensor.chunks()
-    else:
-        yield values_view(tensor)
+def chunks(tensor: ir.TensorProtocol, length: int) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a tensor as ONNX lays them out; they must be length in total.
+
+    Raises:
+        ModelError: they are not: the tensor's data does not fit its shape.
+    """
+    found = 0
+    for chunk in tensor.chunks() if isinstance(tensor, StoredTensor) else [values_view(tensor)]:
+        found += len(chunk)
+        yield chunk
+    if found != length:
+        raise ModelError(
+            f"tensor {tensor.name!r} has {found} bytes of data; its shape needs {length}"
+        )
 
 
 def values_view(tensor: ir.TensorProtocol) -> bytes | memoryview:
@@ -135,6 +148,33 @@ def values_view(tensor: ir.TensorProtocol) -> bytes | memoryview:
         if values.flags.c_contiguous and values.dtype.isnative:
             return values.reshape(-1).view(np.uint8).data
     return tensor.tobytes()
+
+
+def is_large(tensor: ir.TensorProtocol, n_least: int) -> bool:
+    """Return whether a tensor is stored apart from the graph: it has n_least bytes or more.
+
+    Strings never are; what lies in another file always is.
+    """
+    if tensor.dtype == ir.DataType.STRING:
+        return False
+    size = n_bytes(tensor.dtype, tensor.shape.numpy())
+    return size >= n_least or (isinstance(tensor, ir.ExternalTensor) and size > 0)
+
+
+def reference(
+    tensor: ir.TensorProtocol, location: str, offset: int, length: int
+) -> ir.ExternalTensor:
+    """Return what stands for a tensor in a graph whose data is elsewhere."""
+    return ir.ExternalTensor(
+        location,
+        offset,
+        length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:

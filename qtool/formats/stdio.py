@@ -1,0 +1,66 @@
+"""Models through pipes: .qtm bytes on standard input and output."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from typing import Any
+
+from qtool.errors import FormatError, QtoolError, UsageError
+from qtool.formats import qtm_file, tensors
+from qtool.model import Model
+
+MEMORY_BYTES = 1 << 26  # larger models wait in a temporary file, and are mapped
+NAME = "standard input"
+
+
+def load() -> Model:
+    """Return the model that standard input brings.
+
+    Raises:
+        UsageError: standard input is a terminal.
+        FormatError: the bytes are no .qtm.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("standard input is a terminal; pipe a .qtm into it, or name a file")
+    with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        size = file.tell()
+        if size == 0:
+            raise FormatError(f"{NAME} is empty: did the command before the pipe fail?")
+        file.seek(0)
+        if size <= MEMORY_BYTES:
+            return qtm_file.loads(file.read(), name=NAME)
+        return qtm_file.loads(tensors.map_file(file), name=NAME)
+
+
+def save(model: Model) -> None:
+    """Write the model to standard output.
+
+    Raises:
+        UsageError: standard output is a terminal.
+        QtoolError: it cannot be written, such as to a full disk.
+        BrokenPipeError: it is a pipe that nobody reads any more.
+    """
+    if sys.stdout is None or sys.stdout.isatty():
+        raise UsageError("standard output is a terminal; pipe the .qtm on, or name a file")
+    with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
+        qtm_file.write(model, file)  # type: ignore[arg-type]
+        file.seek(0)
+        try:
+            _copy(file, sys.stdout.buffer)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise QtoolError(f"cannot write standard output: {error.strerror}") from error
+
+
+def _copy(file: Any, sink: Any) -> None:
+    """Copy past the buffer of sink, which would try again, and fail again, at exit."""
+    sink.flush()
+    raw = getattr(sink, "raw", sink)
+    while chunk := file.read(1 << 20):
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[raw.write(rest) or 0 :]
