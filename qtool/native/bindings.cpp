@@ -1,9 +1,11 @@
 // The only file that knows Python: checks every argument, releases the GIL, calls the kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -11,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "gram/gram.h"
 #include "histogram/histogram.h"
 #include "isa.h"
 
@@ -21,6 +24,7 @@ using qtool::Histogram;
 namespace {
 
 using Float32Array = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Float32Volume = nb::ndarray<const float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 using Int64Vector = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void require(bool condition, const char* message) {
@@ -89,6 +93,68 @@ void histogram_add(Histogram& histogram, double minimum, double maximum, int64_t
   if (!added) throw std::overflow_error("the sum of the counts passes 2**63 - 1");
 }
 
+using qtool::Gram;
+using Int3 = std::array<int64_t, 3>;  // depth, height, width
+
+constexpr int64_t kMost = int64_t{1} << 40;
+
+void gram_init(Gram* self, int64_t groups, int64_t depth, const std::string& isa) {
+  require(groups > 0 && groups < kMost && depth > 0 && depth < (1 << 24), "sizes are out of range");
+  if (Gram::state_bytes(groups, depth) > 0x1p46) throw std::bad_alloc();
+  new (self) Gram(groups, depth, isa.c_str());
+}
+
+// Keeps every index that the kernels compute far from overflow.
+void check(const Gram& gram, const qtool::Patches& patches) {
+  double depth = double(patches.channels), positions = double(patches.samples);
+  for (int i = 0; i < 3; ++i) {
+    for (int64_t value : {patches.kernel[i], patches.stride[i], patches.dilation[i]}) {
+      require(value > 0 && value < kMost, "kernel, strides and dilations must be positive");
+    }
+    require(patches.pad[i] >= 0 && patches.pad[i] < kMost, "pads must not be negative");
+    require(patches.output[i] >= 0, "output sizes must not be negative");
+    depth *= double(patches.kernel[i]);
+    positions *= double(patches.output[i]);
+    require(double(patches.output[i]) * double(patches.stride[i]) < 0x1p53 &&
+                double(patches.kernel[i]) * double(patches.dilation[i]) < 0x1p53,
+            "windows are out of range");
+  }
+  require(depth == double(gram.depth()), "channels and kernel do not give the depth");
+  require(positions < 0x1p53, "too many positions");
+}
+
+bool gram_update(Gram& gram, const Float32Volume& x, Int3 kernel, Int3 strides, Int3 dilations,
+                 Int3 pads, Int3 output) {
+  qtool::Patches patches{};
+  patches.input = x.data();
+  patches.samples = static_cast<int64_t>(x.shape(0));
+  patches.groups = gram.groups();
+  patches.channels = static_cast<int64_t>(x.shape(1)) / gram.groups();
+  require(
+      patches.channels * gram.groups() == static_cast<int64_t>(x.shape(1)) && patches.channels > 0,
+      "channels do not divide into the groups");
+  for (size_t i = 0; i < 3; ++i) patches.size[i] = static_cast<int64_t>(x.shape(i + 2));
+  std::copy(kernel.begin(), kernel.end(), patches.kernel);
+  std::copy(strides.begin(), strides.end(), patches.stride);
+  std::copy(dilations.begin(), dilations.end(), patches.dilation);
+  std::copy(pads.begin(), pads.end(), patches.pad);
+  std::copy(output.begin(), output.end(), patches.output);
+  check(gram, patches);
+  const nb::gil_scoped_release unlocked;
+  return gram.update(patches);
+}
+
+// (count, values): the fields of GramStatistics.
+nb::tuple gram_state(const Gram& gram) {
+  const auto groups = static_cast<size_t>(gram.groups()), size = static_cast<size_t>(gram.size());
+  const size_t pairs = size * (size + 1) / 2;
+  auto* values = new uint64_t[groups * pairs * 2];
+  const nb::capsule owner(values, [](void* p) noexcept { delete[] static_cast<uint64_t*>(p); });
+  gram.read(values);
+  return nb::make_tuple(
+      gram.count(), nb::cast(nb::ndarray<nb::numpy, uint64_t>(values, {groups, pairs, 2}, owner)));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -114,4 +180,13 @@ NB_MODULE(_native, module) {
       .def("state", &histogram_state)
       .def("add", &histogram_add, nb::kw_only(), "minimum"_a, "maximum"_a, "n_zeros"_a,
            "exponent"_a, "first"_a, "counts"_a.noconvert());
+
+  nb::class_<Gram>(module, "Gram")
+      .def("__init__", &gram_init, "groups"_a, "depth"_a, "isa"_a = "")
+      .def("update", &gram_update, "x"_a.noconvert(), nb::kw_only(), "kernel"_a, "strides"_a,
+           "dilations"_a, "pads"_a, "output"_a)
+      .def("state", &gram_state)
+      .def_static("state_bytes", &Gram::state_bytes, "groups"_a, "depth"_a)
+      .def_static("scratch_bytes", &Gram::scratch_bytes, "depth"_a);
+  module.attr("GRAM_EXPONENT") = qtool::kGramExponent;
 }

@@ -5,30 +5,34 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 import onnx_ir as ir
 
-from qtool.errors import DataError, QtoolError, UsageError
-from qtool.model import Model, Statistics, all_nodes, fingerprint
+from qtool.errors import DataError, UsageError
+from qtool.model import GramStatistics, Model, Statistics, all_nodes, fingerprint
 from qtool.quant.plan import observed
+from qtool.runtime.memory import resident_bytes, session_bytes
 from qtool.runtime.ort import Array, OrtSession
 from qtool.runtime.sweep import Sample, sweep
 from qtool.shapes import infer_shapes
-from qtool.statistics.histogram import Histogram
+from qtool.statistics.budget import Pass, megabytes, plan_passes, spilled
+from qtool.statistics.gram import FLOATS, Gram, Layer, gram_layers
+from qtool.statistics.histogram import BYTES as HISTOGRAM_BYTES
+from qtool.statistics.histogram import SCRATCH_BYTES, Histogram
 
 log = logging.getLogger("qtool")
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
-Observers = Mapping[str, Sequence[Any]]  # tensor name -> what its values update
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+Observers = Mapping[str, Sequence[Histogram | Gram]]  # tensor name -> what its values update
 
 
 def untracked(items: Iterable[Any], label: str, total: int | None) -> Iterable[Any]:
-    """Return the items: the progress of a library call is not shown."""
+    """Return the items: nobody watches a library call."""
     return items
 
 
@@ -40,6 +44,8 @@ def calibrate(
     batch: int = 1,
     shard: tuple[int, int] | None = None,
     tensors: Sequence[str] | None = None,
+    gram: bool = False,
+    memory: int | None = None,
     progress: Progress = untracked,
 ) -> Model:
     """Return the model with the statistics of its tensors on the data (Samples).
@@ -47,76 +53,138 @@ def calibrate(
     The statistics depend only on the model and on which samples there are: not on their order,
     threads, or batch (how many a thread takes at once; each is run alone). shard (2, 8) takes
     samples 1, 9, 17, ... counted from 0; `merge` joins the parts. tensors are globs over tensor
-    names; by default the tensors are those whose ranges static quantization needs.
+    names; by default the tensors are those whose ranges static quantization needs. gram also
+    sums the Gram matrix of each weighted layer's input, in as many passes over the data as keep
+    the process under memory bytes.
 
     Raises:
-        UsageError: a pattern matches no tensor, or shard is no part.
+        UsageError: a pattern matches no tensor, shard is no part, or memory is too little.
         DataError: a tensor has a value that is not finite, or there are no samples.
         QtoolError: the model cannot be run on a sample.
     """
-    check_shard(shard)
+    part = Part(data, shard)
+    threads = threads or cores()
     annotated = infer_shapes(model)
     histograms = {name: Histogram() for name in _chosen(annotated, tensors)}
-    _mention_subgraphs(model)
-    n_samples = _run(model, {name: [h] for name, h in histograms.items()}, data=data,
-                     threads=threads or _cores(), batch=batch, shard=shard, progress=progress)  # fmt: skip
+    layers = gram_layers(annotated) if gram else []
+    passes = _planned(annotated, histograms, layers, threads, memory)
+    _mention_unobserved(model, layers if gram else None)
+
+    grams: dict[str, GramStatistics] = {}
+    for number, planned in enumerate(passes, 1):
+        sums = {layer.what: Gram(layer) for layer in planned.layers}  # layers that agree share one
+        observers = _observers(histograms if number == 1 else {}, sums.values())
+        label = "calibrating" if len(passes) == 1 else f"pass {number} of {len(passes)}"
+        samples = progress(part, label, part.total)
+        n_samples = _run(model, observers, samples, threads=threads, batch=batch)
+        grams |= _finished(planned.layers, sums, on_disk=len(passes) > 1)
+
     statistics = Statistics(
         model=fingerprint(model),
-        source=getattr(data, "source", "samples"),
+        source=part.source,
         n_samples=n_samples,
-        shards=() if shard is None else (f"{shard[0]}/{shard[1]}",),
+        shards=part.shards,
         tensors={name: histogram.finish() for name, histogram in histograms.items()},
+        grams=grams,
     )
-    options = {"samples": n_samples, "source": statistics.source}
-    if tensors is not None:
-        options["tensors"] = list(tensors)
-    if shard is not None:
-        options["shard"] = statistics.shards[0]
-    preprocess = getattr(data, "preprocess", None) or model.preprocess
+    given = {"tensors": list(tensors or ()), "gram": gram, "shard": "".join(part.shards)}
+    options = {"samples": n_samples, "source": part.source}
+    options |= {name: value for name, value in given.items() if value}
+    preprocess = model.preprocess if part.preprocess is None else part.preprocess
     return model.then("calibrate", options, statistics=statistics, preprocess=preprocess)
 
 
-def check_shard(shard: tuple[int, int] | None) -> None:
-    """Check that shard (i, n) is part i of n, counted from 1.
+class Part:
+    """The samples of one shard; iterating yields a function that loads each."""
 
-    Raises:
-        UsageError: it is not.
-    """
-    if shard is not None and not 1 <= shard[0] <= shard[1]:
-        raise UsageError(f"there is no shard {shard[0]}/{shard[1]}; the first of 8 is 1/8")
+    def __init__(self, data: Any, shard: tuple[int, int] | None) -> None:
+        """Take shard (i, n), part i of n counted from 1, or all for None.
+
+        Raises:
+            UsageError: there is no such part, or it has no samples.
+        """
+        if shard is not None and not 1 <= shard[0] <= shard[1]:
+            raise UsageError(f"there is no shard {shard[0]}/{shard[1]}; the first of 8 is 1/8")
+        self._data = data
+        self._start, self._step = (0, 1) if shard is None else (shard[0] - 1, shard[1])
+        self.shards = () if shard is None else (f"{shard[0]}/{shard[1]}",)
+        self.source: str = getattr(data, "source", "samples")
+        self.preprocess: Mapping[str, Any] | None = getattr(data, "preprocess", None)
+        indexed = isinstance(data, Sequence) or getattr(data, "n", None) is not None
+        self.total = len(range(self._start, len(data), self._step)) if indexed else None
+        if self.total == 0:
+            self.refuse()
+
+    def __iter__(self) -> Iterator[Callable[[], Sample]]:
+        if self.total is not None:
+            for index in range(self._start, len(self._data), self._step):
+                yield partial(self._data.__getitem__, index)
+            return
+        empty = True
+        for sample in islice(self._data, self._start, None, self._step):
+            empty = False
+            yield partial(_same, sample)
+        if empty:
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Say that there is nothing to calibrate on."""
+        hint = f" in shard {self.shards[0]}; use fewer shards" if self.shards else ""
+        raise DataError(f"there are no samples{hint}")
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
+
+
+def _planned(
+    model: Model, tensors: Iterable[str], layers: Sequence[Layer], threads: int, memory: int | None
+) -> list[Pass]:
+    """Return the passes that the memory allows, and say what they will take."""
+    tensors = list(tensors)
+    outputs = {*tensors, *(layer.tensor for layer in layers)}
+    fixed = resident_bytes() + session_bytes(model, outputs, threads)
+    base = fixed + len(tensors) * HISTOGRAM_BYTES + threads * SCRATCH_BYTES
+    passes = plan_passes(layers, threads=threads, base_bytes=base, memory=memory)
+    peak = megabytes(max(planned.n_bytes for planned in passes))
+    grams = f" and {len(layers)} Gram matrices in {len(passes)} passes" if layers else ""
+    log.info("observing %d tensors%s; predicted peak memory %s", len(tensors), grams, peak)
+    return passes
+
+
+def _observers(histograms: Mapping[str, Histogram], grams: Iterable[Gram]) -> Observers:
+    found: dict[str, list[Histogram | Gram]] = {name: [one] for name, one in histograms.items()}
+    for one in grams:
+        found.setdefault(one.layer.tensor, []).append(one)
+    return found
 
 
 def _run(
     model: Model,
     observers: Observers,
+    samples: Iterable[Callable[[], Sample]],
     *,
-    data: Any,
     threads: int,
     batch: int,
-    shard: tuple[int, int] | None,
-    progress: Progress,
 ) -> int:
-    """Let the observers of every tensor see its values on the samples; return how many those are."""
-    inputs = {value.name for value in model.graph.inputs}
-    session = OrtSession(model, outputs=[name for name in observers if name not in inputs] or None)
-    n_seen: list[int] = []
+    """Let the observers of each tensor see its values; return how many samples there were."""
+    fed = {spec.name for spec in model.inputs()}
+    computed = [name for name in observers if name not in fed]
+    session = OrtSession(model, outputs=computed or None, threads=1)
+    counts: list[int] = []
 
     def see(sample: Sample, outputs: Mapping[str, Array]) -> None:
         for name, updated in observers.items():
-            _show(sample, name, outputs.get(name, sample.feeds.get(name)), updated)
-        n_seen.append(getattr(sample, "n", 1))
+            values = sample.feeds[name] if name in fed else outputs[name]
+            if values.dtype.kind == "f":
+                _show(sample, name, values, updated)
+        counts.append(getattr(sample, "n", 1))
 
-    loads, total = _part(data, shard)
-    sweep(session, progress(loads, "calibrating", total), see, threads=threads, batch=batch)
-    if not n_seen:
-        part = "" if shard is None else f" in shard {shard[0]}/{shard[1]}; use fewer shards"
-        raise DataError(f"there are no samples{part}")
-    return sum(n_seen)
+    sweep(session, samples, see, threads=threads, batch=batch)
+    return sum(counts)
 
 
-def _show(sample: Sample, name: str, values: Array | None, observers: Sequence[Any]) -> None:
-    if values is None or values.dtype.kind != "f":
-        return
+def _show(sample: Sample, name: str, values: Array, observers: Sequence[Histogram | Gram]) -> None:
     try:
         for observer in observers:
             observer.update(values)
@@ -124,19 +192,15 @@ def _show(sample: Sample, name: str, values: Array | None, observers: Sequence[A
         raise DataError(f"{sample.where}: tensor {name!r}: {error}") from error
 
 
-def _part(
-    data: Any, shard: tuple[int, int] | None
-) -> tuple[Iterator[Callable[[], Sample]], int | None]:
-    """Return functions that load the samples of a shard, and how many they are when known."""
-    index, n = (0, 1) if shard is None else (shard[0] - 1, shard[1])
-    if getattr(data, "n", None) is None and not isinstance(data, Sequence):
-        return (partial(_same, s) for i, s in enumerate(data) if i % n == index), None
-    indices = range(index, len(data), n)
-    return (partial(data.__getitem__, i) for i in indices), len(indices)
-
-
-def _same(sample: Sample) -> Sample:
-    return sample
+def _finished(
+    layers: Sequence[Layer], sums: dict[tuple[object, ...], Gram], *, on_disk: bool
+) -> dict[str, GramStatistics]:
+    """Return the matrices by the names of the layers; each sum is dropped when it is done."""
+    done = {}
+    for what in list(sums):
+        finished = sums.pop(what).finish()
+        done[what] = spilled(finished) if on_disk else finished
+    return {layer.name: done[layer.what] for layer in layers}
 
 
 def _chosen(model: Model, patterns: Sequence[str] | None) -> list[str]:
@@ -145,21 +209,21 @@ def _chosen(model: Model, patterns: Sequence[str] | None) -> list[str]:
     Raises:
         UsageError: a pattern matches none.
     """
-    floats = [v.name or "" for v in _values(model) if v.dtype is None or v.dtype in FLOATS]
+    floats = [v.name or "" for v in _values(model) if v.dtype in FLOATS]
     if patterns is None:
         wanted = set(observed(model))
         names = [name for name in floats if name in wanted]
         if not names:
-            log.info("no tensor here needs a range; observing all %d float tensors", len(floats))
+            log.info("no tensor needs a range; observing all %d float tensors", len(floats))
         return names or floats
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in floats):
-            raise UsageError(f"no float tensor matches {pattern!r}; see qtool inspect")
+            raise UsageError(f"no float tensor matches {pattern!r}; `qtool inspect` lists them")
     return [name for name in floats if any(fnmatchcase(name, p) for p in patterns)]
 
 
 def _values(model: Model) -> Iterator[ir.Value]:
-    """Yield what the main graph computes or is fed, without what is optional and absent."""
+    """Yield what the main graph is fed and what it computes."""
     initializers = model.graph.initializers
     yield from (v for v in model.graph.inputs if v.name not in initializers)
     for node in model.graph:
@@ -167,13 +231,24 @@ def _values(model: Model) -> Iterator[ir.Value]:
             yield from (v for v in node.outputs if v.name)
 
 
-def _mention_subgraphs(model: Model) -> None:
-    n = sum(len(node.outputs) for node in all_nodes(model) if node.graph is not model.graph)
-    if n:
+def _mention_unobserved(model: Model, layers: Sequence[Layer] | None) -> None:
+    """Say once what there are no statistics of."""
+    inner = [node for node in all_nodes(model) if node.graph is not model.graph]
+    if inner:
+        n = sum(len(node.outputs) for node in inner)
         log.info("%d tensors inside subgraphs (If, Loop, Scan) are not observed", n)
+    if layers is not None:
+        named = {layer.name for layer in layers}
+        weighted = [n for n in all_nodes(model) if n.op_type in WEIGHTED]
+        left = [n for n in weighted if n.outputs[0].name not in named]
+        for node in left:
+            log.debug("no Gram matrix for %s (%s)", node.outputs[0].name, node.op_type)
+        if left:
+            log.info("%d weighted nodes have no Gram matrix; -v names them", len(left))
 
 
-def _cores() -> int:
-    with suppress(AttributeError):
+def cores() -> int:
+    """Return how many threads can run at once."""
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,6 +1,6 @@
 #include <immintrin.h>
 
-#include "one.h"
+#include "histogram/one.h"
 
 namespace qtool {
 namespace {

@@ -1,6 +1,6 @@
 #include <immintrin.h>
 
-#include "kernels.h"
+#include "histogram/kernels.h"
 
 namespace qtool {
 namespace {

@@ -1,4 +1,4 @@
-#include "histogram.h"
+#include "histogram/histogram.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@ namespace {
 
 const HistogramVariant kVariants[] = {
 #define QTOOL_HISTOGRAM(isa, scan, bin) {isa, scan, bin},
-#include "kernels.inc"
+#include "histogram/kernels.inc"
 #undef QTOOL_HISTOGRAM
 };
 

@@ -10,7 +10,7 @@
 #include <limits>
 #include <mutex>
 
-#include "kernels.h"
+#include "histogram/kernels.h"
 
 namespace qtool {
 

@@ -36,7 +36,7 @@ struct HistogramVariant {
 #define QTOOL_HISTOGRAM(isa, scan, bin)                             \
   void scan(const float* x, size_t n, Extremes& extremes) noexcept; \
   size_t bin(const float* x, size_t n, float per_width, uint16_t* bins) noexcept;
-#include "kernels.inc"
+#include "histogram/kernels.inc"
 #undef QTOOL_HISTOGRAM
 
 }  // namespace qtool

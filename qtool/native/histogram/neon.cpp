@@ -1,6 +1,6 @@
 #include <arm_neon.h>
 
-#include "one.h"
+#include "histogram/one.h"
 
 namespace qtool {
 namespace {

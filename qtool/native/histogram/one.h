@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels.h"
+#include "histogram/kernels.h"
 
 namespace qtool {
 

@@ -1,4 +1,4 @@
-#include "one.h"
+#include "histogram/one.h"
 
 namespace qtool {
 

@@ -1,0 +1,41 @@
+"""How much memory this process has, and how much running a model will take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qtool.model import Model
+from qtool.shapes import shapes, size, tensor_bytes
+
+FLOAT_BYTES = 4
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has now, or its peak where only that is known."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def session_bytes(model: Model, outputs: Iterable[str], threads: int) -> int:
+    """Return about what an OrtSession takes that runs in threads and returns these outputs.
+
+    Weights are there twice while the session is made, or are packed for its kernels later;
+    outputs live until a run ends. Tensors whose shape is not known count as nothing.
+    """
+    weights = [value.const_value for value in model.graph.initializers.values()]
+    fixed = sum(tensor_bytes(w) for w in weights if w is not None and w.dtype != ir.DataType.STRING)
+    known = shapes(model)
+    alive = sum(FLOAT_BYTES * (size(known.get(name)) or 0) for name in outputs)
+    return 2 * fixed + threads * alive
