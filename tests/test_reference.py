@@ -275,8 +275,8 @@ def test_global_average_pool_is_onnxruntimes(dtype, rng):
 def test_average_pool_is_onnxruntimes_but_for_ties(kernel, count_include_pad, rng):
     x_q, x, y = (
         integers(rng, (2, 5, 11, 12), "uint8"),
-        per_tensor(0.0317, 15),
-        per_tensor(0.0213, 40),
+        per_tensor(0.031713, 15),
+        per_tensor(0.021391, 40),
     )
     geometry = {"strides": [2, 1], "pads": [1, 0, 0, 1]}
 
