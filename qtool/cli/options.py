@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qtool.errors import UsageError
 from qtool.registry import lookup
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -46,6 +47,11 @@ output_option = click.option(
     "--output", "-o", metavar="MODEL", required=True, callback=lambda _c, _p, v: check_ending(v),
     help="Model to write: .onnx, .qtm, or - for .qtm on standard output.",
 )  # fmt: skip
+statistics_output_option = click.option(
+    "--output", "-o", metavar="QTM", required=True,
+    callback=lambda _c, _p, v: check_keeps_statistics(v),
+    help="Model to write: .qtm, or - for standard output.",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 threads_option = click.option(
     "--threads", type=click.IntRange(1), default=None, metavar="N",
@@ -62,6 +68,13 @@ def check_ending(path: str) -> str:
 
     if path != STDIO:
         ending(path)
+    return path
+
+
+def check_keeps_statistics(path: str) -> str:
+    """Return path, or fail when it is not the name of a file that can hold statistics."""
+    if check_ending(path).lower().endswith(".onnx"):
+        raise UsageError(f"{path}: an ONNX file cannot hold statistics; write a .qtm")
     return path
 
 
@@ -132,6 +145,12 @@ def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any
     return open_samples(chosen.pop("data"), model.inputs(), labels=labels, **chosen)
 
 
+def require_data(given: dict[str, Any]) -> None:
+    """Fail when what data_options gave names no samples."""
+    if given["data"] is None and not given["random"]:
+        raise UsageError("no samples: give --data, or --random to try without")
+
+
 def percent(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Return "95%" or "95" as 95.0."""
     if value is None:
@@ -149,6 +168,17 @@ def check_json(as_json: bool, output: str | None) -> None:
     """Fail when the JSON and the model would both go to standard output."""
     if as_json and output == "-":
         raise click.UsageError("--json and --output - both need standard output; choose one")
+
+
+def sizes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, int]:
+    """Return ("batch=1", ...) as {"batch": 1, ...}."""
+    found: dict[str, int] = {}
+    for text in value:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1 or name in found:
+            raise click.BadParameter(f"{text!r} is no new NAME=SIZE, such as batch=1", ctx, param)
+        found[name] = int(number)
+    return found
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import InlinePass
 
 from qtool.cost import MACS, macs
 from qtool.errors import CheckFailed
-from qtool.model import Json, Model, all_nodes, attribute, constant, dtype_name
+from qtool.model import Dim, Json, Model, all_nodes, attribute, constant, dtype_name
 from qtool.quant.integer_form import (
     FLOAT,
     INTEGER,
@@ -46,6 +46,7 @@ class NodeCoverage:
     op_type: str
     form: str
     reason: str  # why it does not compute in integers; "" when it does
+    shape: tuple[Dim, ...] | None  # of its first output
     macs: int | None  # None: unknown
     n_weights: int  # elements of its constant weights
     weight_bytes: int  # as stored
@@ -245,6 +246,7 @@ def _row(node: ir.Node, form: Form, sizes: Shapes, reasons: Mapping[str, str]) -
         node.op_type,
         form.name,
         reason,
+        sizes.get(node.outputs[0].name or ""),
         macs(node, sizes),
         count,
         sum(map(tensor_bytes, tensors)),

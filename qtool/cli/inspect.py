@@ -1,0 +1,54 @@
+"""qtool inspect."""
+
+from __future__ import annotations
+
+import click
+
+from qtool.cli import options
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--input", "-i", "input_", metavar="MODEL",
+    help="Model to read: .onnx, .qtm, or - for .qtm on standard input.",
+)  # fmt: skip
+@click.option("--tensors", is_flag=True, help="Also list every weight and every tensor's qparams.")
+@click.option("--tensor", metavar="NAME", help="Show the values of one tensor, as a histogram.")
+@click.option("--diff", is_flag=True, help="Show what changed from the first to the second model.")
+@click.option(
+    "--set-dim", "dims", multiple=True, metavar="NAME=SIZE", callback=options.sizes,
+    help="Size of a symbolic dim of the inputs; repeat for several.  [default: batch 1]",
+)  # fmt: skip
+@options.json_option
+@options.verbosity_options
+def inspect(models, input_, tensors, tensor, diff, dims, as_json):
+    r"""Show what is in a model: ops, sizes, MACs, qparams, coverage, history.
+
+    MACs are multiply-accumulates of one run. One fact per line, for grep.
+
+    \b
+    qtool inspect model.onnx
+    qtool inspect --input m.qtm --tensor conv1_out
+    qtool inspect --diff model.onnx q.onnx
+    """
+    paths = [*([] if input_ is None else [input_]), *models]
+    if len(paths) != 1 + diff:
+        raise click.UsageError(f"give {'two models' if diff else 'one model'}, not {len(paths)}")
+    if tensor is not None and (diff or tensors):
+        raise click.UsageError("--tensor goes without --tensors and --diff")
+    for path in paths:
+        options.check_ending(path)
+    from qtool import formats
+    from qtool.cli.inspect_text import show
+    from qtool.stages.compare import compare
+    from qtool.stages.describe import describe
+    from qtool.stages.inspect import inspect as stage
+
+    loaded = [formats.load(path) for path in paths]
+    if diff:
+        show(compare(*loaded, dims=dims), paths, as_json)
+    elif tensor is not None:
+        show(describe(loaded[0], tensor), paths, as_json)
+    else:
+        show(stage(loaded[0], dims=dims, values=tensors), paths, as_json)

@@ -1,0 +1,198 @@
+"""describe: the values of one tensor, as numbers and as a histogram.
+
+Shape legend: a histogram has n bins between n + 1 edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qtool.errors import ModelError
+from qtool.model import Json, Model, TensorStatistics, dtype_name
+from qtool.quant.encodings import Encoding, encodings
+from qtool.registry import unknown
+from qtool.shapes import all_values, shape_of, tensor_shape
+from qtool.stages.inspect import constants, plain
+
+PERCENTILES = (0.01, 0.1, 1.0, 25.0, 50.0, 75.0, 99.0, 99.9, 99.99)
+N_BINS = 32
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Description:
+    """The values of one tensor: of a weight as it is stored, of an activation as calibrated."""
+
+    name: str
+    kind: str  # "weight" or "activation"
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+    source: str  # "values", or which samples
+    count: int  # finite elements
+    n_not_finite: int | None  # None: unknown
+    n_zeros: int
+    n_distinct: int | None
+    minimum: float
+    maximum: float
+    percentiles: tuple[tuple[float, float], ...]  # (percent, value)
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    encoding: Encoding | None = None
+    n_clipped: float | None = None  # elements outside the encoding's range, from the histogram
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the description as a JSON object."""
+        given = vars(self) | {
+            "encoding": None if self.encoding is None else self.encoding.to_json()
+        }
+        return {
+            **given,
+            "shape": None if self.shape is None else list(self.shape),
+            "percentiles": {f"{p:g}": value for p, value in self.percentiles},
+            "edges": list(self.edges),
+            "counts": list(self.counts),
+        }
+
+
+def describe(model: Model, name: str) -> Description:
+    """Return the distribution of the values of the tensor called name.
+
+    Raises:
+        UsageError: there is no such tensor.
+        ModelError: it is an activation without statistics, or it holds no numbers.
+    """
+    for found, tensor, _ in constants(model):
+        if found == name:
+            values = plain(tensor.numpy())
+            if values is None:
+                raise ModelError(f"tensor {name!r} holds {dtype_name(tensor.dtype)}, no numbers")
+            made = _of_values(name, values, tensor_shape(tensor), dtype_name(tensor.dtype))
+            return _with_encoding(made, model)
+    statistics = None if model.statistics is None else model.statistics.tensors.get(name)
+    if statistics is not None:
+        return _with_encoding(_of_statistics(name, statistics, model), model)
+    raise _absent(model, name)
+
+
+def _absent(model: Model, name: str) -> Exception:
+    known = {value.name: None for value in all_values(model) if value.name}
+    if name in known:
+        return ModelError(
+            f"the model has no statistics of {name!r}; make some with "
+            f"qtool calibrate --data SAMPLES --output model.qtm"
+        )
+    return unknown(name, known, "tensor")
+
+
+def _of_values(
+    name: str, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: str
+) -> Description:
+    flat = values.ravel().astype(np.float64)
+    finite = flat[np.isfinite(flat)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    counts, edges = np.histogram(finite, _edges(finite, low, high, values.dtype.kind in "iu"))
+    return Description(
+        name,
+        "weight",
+        dtype,
+        shape,
+        "values",
+        int(finite.size),
+        int(flat.size - finite.size),
+        int(np.count_nonzero(finite == 0)),
+        int(np.unique(finite).size),
+        low,
+        high,
+        tuple((p, float(v)) for p, v in zip(PERCENTILES, _quantiles(finite), strict=True)),
+        tuple(map(float, edges)),
+        tuple(map(int, counts)),
+    )
+
+
+def _quantiles(finite: Float64) -> Float64:
+    return np.percentile(finite, PERCENTILES) if finite.size else np.zeros(len(PERCENTILES))
+
+
+def _edges(finite: Float64, low: float, high: float, integers: bool) -> Float64:
+    """Return edges for about N_BINS bins; integers get bins of whole numbers around them."""
+    if integers:
+        step = max(1, int(np.ceil((high - low + 1) / N_BINS)))
+        return np.arange(low - 0.5, high + step + 0.5, step)
+    if low == high:
+        return np.array([low, np.nextafter(high, np.inf)])
+    return np.linspace(low, high, N_BINS + 1)
+
+
+def _of_statistics(name: str, known: TensorStatistics, model: Model) -> Description:
+    value = next((v for v in all_values(model) if v.name == name), None)
+    of = model.statistics
+    assert of is not None
+    edges, counts = _rebinned(known)
+    return Description(
+        name,
+        "activation",
+        "" if value is None or value.dtype is None else dtype_name(value.dtype),
+        None if value is None else shape_of(value),
+        f"{of.n_samples} {'random ' if of.source == 'random' else ''}samples",
+        known.count,
+        None,
+        known.n_zeros,
+        None,
+        known.minimum,
+        known.maximum,
+        tuple((p, _percentile(known, p)) for p in PERCENTILES),
+        tuple(map(float, edges)),
+        tuple(map(int, counts)),
+    )
+
+
+def _rebinned(known: TensorStatistics) -> tuple[Float64, npt.NDArray[np.int64]]:
+    """Return at most 2 * N_BINS bins, each made of a power of two of the histogram's own.
+
+    Their edges are whole multiples of their width, as the histogram's are, so 0 is an edge.
+    """
+    exponent, first, counts = known.exponent, known.first, known.counts
+    while len(counts) > N_BINS:
+        if first % 2:
+            counts, first = np.concatenate([[0], counts]), first - 1
+        if len(counts) % 2:
+            counts = np.concatenate([counts, [0]])
+        counts, first, exponent = counts.reshape(-1, 2).sum(axis=1), first // 2, exponent + 1
+    edges = np.ldexp(np.arange(first, first + len(counts) + 1, dtype=np.float64), exponent)
+    return edges, counts
+
+
+def _percentile(known: TensorStatistics, percent: float) -> float:
+    """Return the value that percent of the elements do not exceed, within one bin's width."""
+    edges, below = _cumulative(known)
+    if not known.count:
+        return 0.0
+    found = float(np.interp(known.count * percent / 100, below, edges))
+    return min(max(found, known.minimum), known.maximum)
+
+
+def _cumulative(known: TensorStatistics) -> tuple[Float64, Float64]:
+    """Return the edges of the bins, and how many elements lie below each."""
+    n = len(known.counts)
+    edges = np.ldexp(np.arange(known.first, known.first + n + 1, dtype=np.float64), known.exponent)
+    return edges, np.concatenate([[0], np.cumsum(known.counts)]).astype(np.float64)
+
+
+def _with_encoding(made: Description, model: Model) -> Description:
+    """Add how the tensor is quantized and, for real values, what lies outside of its range."""
+    matches = [e for e in encodings(model) if made.name in (e.name, e.real)]
+    if not matches:
+        return made
+    encoding = matches[0]
+    if encoding.range is None or made.kind == "weight" or model.statistics is None:
+        return replace(made, encoding=encoding)
+    low, high = encoding.range
+    half = (encoding.scale or (0.0, 0.0))[0] / 2
+    edges, below = _cumulative(model.statistics.tensors[made.name])
+    inside = float(np.interp(high + half, edges, below) - np.interp(low - half, edges, below))
+    return replace(made, encoding=encoding, n_clipped=max(0.0, made.count - inside))
