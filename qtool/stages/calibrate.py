@@ -147,7 +147,8 @@ def _planned(
     base = fixed + len(tensors) * HISTOGRAM_BYTES + threads * SCRATCH_BYTES
     passes = plan_passes(layers, threads=threads, base_bytes=base, memory=memory)
     peak = megabytes(max(planned.n_bytes for planned in passes))
-    grams = f" and {len(layers)} Gram matrices in {len(passes)} passes" if layers else ""
+    plural = "es" if len(passes) > 1 else ""
+    grams = f" and {len(layers)} Gram matrices, {len(passes)} pass{plural}" if layers else ""
     log.info("observing %d tensors%s; predicted peak memory %s", len(tensors), grams, peak)
     return passes
 

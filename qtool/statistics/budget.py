@@ -18,7 +18,7 @@ MEGABYTE = 10**6
 
 @dataclass
 class Pass:
-    """The layers whose matrices are summed in one pass over the samples, and the memory it takes."""
+    """The layers whose matrices one pass over the samples sums, and the memory that takes."""
 
     layers: list[Layer] = field(default_factory=list)
     n_bytes: int = 0

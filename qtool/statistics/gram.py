@@ -19,6 +19,7 @@ import onnx_ir as ir
 from qtool import _native
 from qtool.errors import DataError, UsageError
 from qtool.model import GramStatistics, Model, attribute, constant
+from qtool.shapes import tensor_shape
 from qtool.statistics.histogram import float32, nonfinite
 
 # What may hold floats; None where the type is not known. A tensor of another type is never seen.
@@ -204,10 +205,10 @@ def _conv(node: ir.Node) -> Layer | None:
     weight = constant(node.inputs[1])
     if weight is None or len(weight.shape) < 3 or len(weight.shape) > 5:
         return None
-    shape = [int(d) for d in weight.shape.numpy()]
+    shape = tensor_shape(weight)
     n = len(shape) - 2
     window = Window(
-        kernel=tuple(shape[2:]),
+        kernel=shape[2:],
         strides=tuple(attribute(node, "strides", [1] * n)),
         dilations=tuple(attribute(node, "dilations", [1] * n)),
         pads=tuple(attribute(node, "pads", [0] * 2 * n)),
@@ -222,20 +223,20 @@ def _gemm(node: ir.Node) -> Layer | None:
     if right is not None and left is None:  # y = x w
         transposed = attribute(node, "transB", 0)
         axis = 0 if attribute(node, "transA", 0) else -1
-        return _layer(node, 0, int(right.shape[1 if transposed else 0]), axis=axis)
+        return _layer(node, 0, tensor_shape(right)[1 if transposed else 0], axis=axis)
     if left is not None and right is None:  # y = w x: the columns of x
         transposed = attribute(node, "transA", 0)
         axis = -1 if attribute(node, "transB", 0) else 0
-        return _layer(node, 1, int(left.shape[0 if transposed else 1]), axis=axis)
+        return _layer(node, 1, tensor_shape(left)[0 if transposed else 1], axis=axis)
     return None
 
 
 def _matmul(node: ir.Node) -> Layer | None:
     left, right = (constant(value) for value in node.inputs[:2])
     if right is not None and left is None and len(right.shape) == 2:
-        return _layer(node, 0, int(right.shape[0]))
+        return _layer(node, 0, tensor_shape(right)[0])
     if left is not None and right is None and len(left.shape) == 2:
-        return _layer(node, 1, int(left.shape[1]), axis=-2)
+        return _layer(node, 1, tensor_shape(left)[1], axis=-2)
     return None
 
 
