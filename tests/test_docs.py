@@ -52,3 +52,20 @@ def test_commands_in_the_documentation_can_be_typed(page):
         known = {text for p in command.get_params(context) for text in (*p.opts, *p.secondary_opts)}
         typed = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert typed <= known, line
+
+
+def test_pages_that_the_code_cites_exist():
+    sources = [
+        path
+        for part in ("qtool", "scripts", "tests")
+        for path in (ROOT / part).rglob("*")
+        if path.suffix in {".py", ".h", ".cpp"}
+    ]
+
+    cited = {
+        page
+        for path in sources
+        for page in re.findall(r"docs/[a-z-]+\.md", path.read_text(encoding="utf-8"))
+    }
+
+    assert [page for page in sorted(cited) if not (ROOT / page).exists()] == []
