@@ -6,9 +6,13 @@ from qtool.passes.constants import bind_defaults, lift_constants
 from qtool.passes.fold_affine import fold_affine
 from qtool.passes.fold_constants import fold_constants
 from qtool.passes.fold_shapes import fold_shapes
+from qtool.passes.lower_batchnorm import lower_batchnorm
 from qtool.passes.merge_layout import merge_layout
+from qtool.passes.padding import explicit_pads, merge_pad
+from qtool.passes.plain_gemm import plain_gemm
 from qtool.passes.remove_identities import remove_identities
 from qtool.passes.remove_unused import remove_unused
+from qtool.passes.resolve_if import resolve_if
 from qtool.passes.rewriting import Pass
 
 PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, again and again
@@ -17,7 +21,12 @@ PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, a
     "remove-identities": remove_identities,
     "fold-shapes": fold_shapes,
     "fold-constants": fold_constants,
+    "resolve-if": resolve_if,
+    "explicit-pads": explicit_pads,
+    "merge-pad": merge_pad,
+    "plain-gemm": plain_gemm,
     "fold-affine": fold_affine,
     "merge-layout": merge_layout,
+    "lower-batchnorm": lower_batchnorm,
     "remove-unused": remove_unused,
 }

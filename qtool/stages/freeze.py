@@ -9,8 +9,10 @@ from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any
 
+import onnx_ir as ir
+
 from qtool.errors import ModelError
-from qtool.model import Model, all_nodes, opset
+from qtool.model import Model, all_nodes, constant, opset
 from qtool.passes import PASSES
 from qtool.passes.checkpoint import bind_weights
 from qtool.passes.constants import bind_defaults
@@ -118,9 +120,15 @@ def _finished(model: Model) -> Model:
     return replace(model, batch_norm=kept)
 
 
+def _constants(model: Model) -> list[ir.TensorProtocol]:
+    """Return the tensors of all initializers and Constant nodes."""
+    found = [v.const_value for graph in model.ir.graphs() for v in graph.initializers.values()]
+    found += [constant(n.outputs[0]) for n in all_nodes(model) if n.op_type == "Constant"]
+    return [tensor for tensor in found if tensor is not None]
+
+
 def _weight_bytes(model: Model) -> int:
-    tensors = [v.const_value for v in model.graph.initializers.values()]
-    return sum(tensor_bytes(tensor) for tensor in tensors if tensor is not None)
+    return sum(map(tensor_bytes, _constants(model)))
 
 
 def summary(before: Model, after: Model) -> list[tuple[str, str, str]]:
@@ -139,5 +147,4 @@ def _n_nodes(model: Model) -> int:
 
 def _n_parameters(model: Model) -> int:
     """Count the elements of the floating-point constants."""
-    tensors = [v.const_value for v in model.graph.initializers.values()]
-    return sum(t.size for t in tensors if t is not None and t.dtype.is_floating_point())
+    return sum(t.size for t in _constants(model) if t.dtype.is_floating_point())
