@@ -111,11 +111,11 @@ def data_options(command: F) -> F:
         click.option(
             "--data", metavar="DATA",
             help="Samples: .npz, .npy, a folder of arrays or images, a .txt list of images, "
-            "test_data_set folders, or module:function.",
+            "test_data_set folders, or module:function; 'NAME[0:100]' takes these only.",
         ),
         click.option(
             "--preprocess", metavar="NAME|FILE",
-            help="Preset (imagenet, tf, caffe, none) or a .toml/.json file.  "
+            help="Preset (imagenet, tf, caffe, unit, none) or a .toml/.json file.  "
             "[default: what the model carries]",
         ),
         click.option("--samples", type=click.IntRange(1), metavar="N", help="Use N samples only."),

@@ -137,14 +137,18 @@ class Preprocess:
     def _along(self, numbers: tuple[float, ...], axis: int) -> Array:
         return np.array(numbers, np.float32).reshape(-1, *[1] * (-axis - 1))
 
-    def __str__(self) -> str:
-        """Return what is done in words."""
-        parts = [self.channels]
-        if isinstance(self.resize, int):
-            parts.append(f"shorter side {self.resize} ({self.interpolation})")
-        elif self.resize is not None:
-            parts.append(f"resized to {self.resize[0]}x{self.resize[1]} ({self.interpolation})")
-        if self.crop is not None:
+    def describe(self, *, pictures: bool) -> str:
+        """Return what is done in words; resizing and cropping only for pictures."""
+        parts = [self.layout] if self.layout else []
+        parts.append(self.channels)
+        if pictures and self.resize is not None:
+            to = (
+                f"shorter side {self.resize}"
+                if isinstance(self.resize, int)
+                else f"resized to {self.resize[0]}x{self.resize[1]}"
+            )
+            parts.append(f"{to} ({self.interpolation})")
+        if pictures and self.crop is not None:
             parts.append(f"centre crop {self.crop[0]}x{self.crop[1]}")
         parts += [f"times {self.scale:.6g}"] if self.scale != 1.0 else []
         parts += [f"minus {_numbers(self.mean)}"] if self.mean else []

@@ -92,7 +92,7 @@ class Samples:
         preprocess: Mapping[str, Any] | None,
     ) -> None:
         self._source, self._inputs, self._order = source, {i.name: i for i in inputs}, order
-        self._limit, self._batch, self._padded = limit, batch, padded
+        self._limit, self.batch, self._padded = limit, batch, padded
         self.preprocess = preprocess
         self.source = source.kind
         self.n = None if order is None else len(order)
@@ -100,14 +100,14 @@ class Samples:
     def __len__(self) -> int:
         if self._order is None:
             raise TypeError("this source's length is not known before it has been read")
-        return -(-len(self._order) // self._batch)
+        return -(-len(self._order) // self.batch)
 
     def __getitem__(self, index: int) -> Sample:
         if self._order is None:
             raise TypeError("this source can only be iterated")
         if not 0 <= index < len(self):
             raise IndexError(index)
-        chosen = self._order[index * self._batch : (index + 1) * self._batch]
+        chosen = self._order[index * self.batch : (index + 1) * self.batch]
         return self._join(index, [self._source.read(int(i)) for i in chosen])
 
     def __iter__(self) -> Iterator[Sample]:
@@ -125,7 +125,7 @@ class Samples:
 
     def _stream(self) -> Iterator[Sample]:
         items, index = islice(self._source.items(), self._limit), 0
-        while group := list(islice(items, self._batch)):
+        while group := list(islice(items, self.batch)):
             yield self._join(index, group)
             index += 1
         if index == 0:
@@ -167,12 +167,12 @@ class Samples:
             if any(not np.array_equal(item.feeds[name], first.feeds[name]) for item in items[1:]):
                 raise DataError(
                     f"{first.where}: input {name!r} comes with its batch axis and cannot be "
-                    f"grouped into a batch of {self._batch}; give it one row per sample"
+                    f"grouped into a batch of {self.batch}; give it one row per sample"
                 )
             return whole
         rows = [prepare(i.feeds[name], target, row=True, where=i.where) for i in items]
         if self._padded:
-            rows += [rows[-1]] * (self._batch - len(rows))
+            rows += [rows[-1]] * (self.batch - len(rows))
         return rows[0][None] if len(rows) == 1 else stack(rows, first.where)
 
 

@@ -65,7 +65,7 @@ def open_samples(
         if spec is not None and isinstance(preprocess, str) and found.floats:
             spec = replace(spec, floats=True)
             inputs = [t if t.preprocess is None else replace(t, preprocess=spec) for t in inputs]
-        _say(found, inputs, spec)
+        _say(found, inputs)
     order = None
     if found.n is not None:
         order = _order(found.n, rows if not random else slice(None), samples, shuffle, seed)
@@ -207,12 +207,12 @@ def _inputs(
     return [replace(t, preprocess=spec) if t.name in names else t for t in plain], spec
 
 
-def _say(found: Source, inputs: Iterable[Input], spec: Preprocess | None) -> None:
+def _say(found: Source, inputs: Iterable[Input]) -> None:
     """Log, once, how raw data becomes inputs."""
     for target in inputs:
         if target.preprocess is not None:
-            layout = f"{spec.layout}; " if spec is not None and spec.layout else ""
-            log.info("input %s: %s%s", target, layout, target.preprocess)
+            done = target.preprocess.describe(pictures=isinstance(found, Images))
+            log.info("input %s: %s", target, done)
         elif found.integers(target.name) and target.dtype.kind == "f":
             log.warning(
                 "input %s: integers are fed as they are; if the model wants them scaled, say so "

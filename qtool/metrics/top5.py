@@ -1,0 +1,18 @@
+"""top5: percentage of samples whose label is among the five highest scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from qtool.metrics._hits import hits
+from qtool.metrics._metric import LABELS, Metric, Rows, percent
+
+
+def rows(outputs: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Rows:
+    """Return 1 for a hit, else 0."""
+    return hits(outputs, labels, 5)
+
+
+METRIC = Metric(rows, percent, (LABELS,), higher_is_better=True, hits=True, unit="%")
