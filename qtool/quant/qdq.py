@@ -312,7 +312,8 @@ class _Inserter:
             value = node.inputs[rule.bias]
             if value is None:
                 continue
-            scale = (output_scale(node, qparams.scale, qparams.axis) * x.scale).astype(np.float32)
+            product = output_scale(node, qparams.scale, qparams.axis) * x.scale
+            scale = np.asarray(product, np.float32)
             bias = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), _channels(node, bias)))
             steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
             integers = np.clip(steps, -INT32_MAX, INT32_MAX).astype(np.int32)

@@ -38,11 +38,11 @@ def conv_net(rng: np.random.Generator) -> Model:
             y = Softmax(g)
         }
         """,
-        w1=rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        w1=(rng.normal(size=(4, 3, 3, 3)) / 5).astype(np.float32),
         b1=rng.normal(size=4).astype(np.float32),
-        w2=rng.normal(size=(4, 4, 3, 3)).astype(np.float32),
+        w2=(rng.normal(size=(4, 4, 3, 3)) / 6).astype(np.float32),
         c=rng.normal(size=(1, 4, 1, 1)).astype(np.float32),
-        w3=rng.normal(size=(64, 5)).astype(np.float32),
+        w3=(rng.normal(size=(64, 5)) / 8).astype(np.float32),
         b3=rng.normal(size=5).astype(np.float32),
     )
 

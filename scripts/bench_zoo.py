@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Takes real models through freeze, calibrate, quantize and evaluate, beside onnxruntime.
+
+For each model of the zoo (QTOOL_ZOO) that has labelled data: qtool's commands as a user types
+them, and onnxruntime.quantization.quantize_static (QDQ, per channel, MinMax) of the same frozen
+model with the same calibration samples, both evaluated by `qtool evaluate` against the float
+model. One JSON line per model on standard output, then a table on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = Path(os.environ.get("QTOOL_ZOO", ROOT.parent / "shared" / "zoo"))
+RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, and how to take calibration and evaluation samples from its data."""
+
+    model: str
+    data: str
+    preprocess: dict[str, Any] | str = "none"
+    calibration: tuple[str, slice] = ("", slice(None))  # file of the data's folder, samples
+    evaluation: tuple[str, slice] = ("", slice(None))
+    options: list[str] = field(default_factory=list)  # of qtool evaluate
+
+
+CIFAR = {
+    "calibration": ("cifar10_train_calib1000.npz", slice(0, 1000)),
+    "evaluation": ("cifar10_test_2000.npz", slice(None)),
+}
+IMAGES = {"calibration": ("", slice(0, None, 4)), "evaluation": ("", slice(None))}
+CASES = {
+    "resnet20": Case(
+        "resnet20-cifar10/model_unfused_bn.onnx", "cifar10",
+        {"scale": 1 / 255, "mean": RGB_MEAN, "std": RGB_STD}, **CIFAR,
+    ),
+    "resnet8": Case("mlperf-tiny-resnet8-cifar10/model.onnx", "cifar10", "none", **CIFAR),
+    "dscnn-kws": Case(
+        "mlperf-tiny-dscnn-kws/model.onnx", "kws01-mfcc", {"mean": 83, "std": 1 / 0.5847029},
+        ("kws01_500.npz", slice(0, 100)), ("kws01_500.npz", slice(100, None)),
+    ),
+    "vww": Case(
+        "mlperf-tiny-mobilenetv1-0.25-vww/model.onnx", "vww-coco128", "unit",
+        ("vww_coco128_96.npz", slice(0, 128)), ("vww_coco128_96.npz", slice(128, None)),
+    ),
+    "fashion-cnn": Case(
+        "fashion-cnn/model.onnx", "fashion-mnist", {"channels": "GRAY", "scale": 1 / 255},
+        ("fashion_train_5000.npz", slice(0, 1000)), ("fashion_test.npz", slice(None)),
+    ),
+    "mnist-cntk": Case(
+        "mnist-cntk/model.onnx", "mnist", {"channels": "GRAY"},
+        ("mnist_train.npz", slice(0, 1000)), ("mnist_test.npz", slice(None)),
+    ),
+    "autoencoder": Case(
+        "mlperf-tiny-fc-autoencoder-ad/model.onnx", "ad01-toycar-sample", "none",
+        ("ad01_normal_windows.npz", slice(None)), ("ad01_normal_windows.npz", slice(None)),
+        ["--metric", "mse", "--target", "input"],
+    ),
+    "squeezenet1_1": Case(
+        "squeezenet1_1-torchvision/model.onnx", "imagenet-sample-1000", "imagenet", **IMAGES
+    ),
+    "mobilenet_v1_0.75": Case(
+        "mobilenet_v1_0.75_224/model.onnx", "imagenet-sample-1000", "tf", **IMAGES
+    ),
+}  # fmt: skip
+
+
+def qtool(command: str, *arguments: object) -> str:
+    """Run a qtool command, shown first; return what it wrote to standard output."""
+    typed = [command, *map(str, arguments)]
+    print(f"$ qtool {shlex.join(typed)}", file=sys.stderr, flush=True)
+    program = [sys.executable, "-m", "qtool", *typed]
+    done = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"qtool {command} ended with exit code {done.returncode}")
+    return done.stdout
+
+
+def take(case: Case, part: tuple[str, slice], path: Path) -> Path:
+    """Write the samples of one part where --data finds them; return what --data takes."""
+    name, chosen = part
+    source = ZOO / "data" / case.data
+    if not name:
+        rows = [line.split(",") for line in (source / "labels.csv").read_text().splitlines()[1:]]
+        lines = [f"{source / 'images' / row[0]} {row[1]}" for row in rows[chosen]]
+        path = path.with_suffix(".txt")
+        path.write_text("\n".join(lines) + "\n")
+        return path
+    with np.load(source / name) as arrays:
+        kept = {key: arrays[key] for key in ("x", "y") if key in arrays}
+    np.savez(path.with_suffix(".npz"), **{key: values[chosen] for key, values in kept.items()})
+    return path.with_suffix(".npz")
+
+
+def peer(frozen: Path, output: Path, data: Path, preprocess: str) -> None:
+    """Quantize with onnxruntime: static, QDQ, per channel, MinMax, the same samples."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    import qtool as library
+    from qtool.data import open_samples
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            model = library.load(frozen)
+            samples = open_samples(str(data), model.inputs(), preprocess=preprocess)
+            self.feeds: Iterator[Any] = (sample.feeds for sample in samples)
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    quantize_static(
+        str(frozen), str(output), Reader(), quant_format=QuantFormat.QDQ, per_channel=True
+    )
+
+
+def measure(name: str, case: Case, folder: Path) -> dict[str, Any]:
+    """Return the figures of one model, ours and the peer's."""
+    preprocess = folder / f"{name}.json"
+    if not isinstance(case.preprocess, str):
+        preprocess.write_text(json.dumps(case.preprocess))
+    given = case.preprocess if isinstance(case.preprocess, str) else str(preprocess)
+    calibration = take(case, case.calibration, folder / f"{name}-calibration")
+    evaluation = take(case, case.evaluation, folder / f"{name}-evaluation")
+    frozen, calibrated = folder / f"{name}.onnx", folder / f"{name}.qtm"
+    ours, theirs = folder / f"{name}.int8.onnx", folder / f"{name}.peer.onnx"
+
+    qtool("freeze", "-i", ZOO / "models" / case.model, "-o", frozen)
+    qtool("calibrate", "-i", frozen, "--data", calibration, "--preprocess", given, "-o", calibrated)
+    coverage = json.loads(qtool("quantize", "-i", calibrated, "-o", ours, "--json"))
+    peer(frozen, theirs, calibration, given)
+    compared = [
+        json.loads(
+            qtool("evaluate", "-i", model, "--reference", frozen, "--data", evaluation,
+                  "--preprocess", given, "--json", *case.options)
+        )
+        for model in (ours, theirs)
+    ]  # fmt: skip
+    return {
+        "model": name,
+        "coverage_macs": coverage["macs"]["fraction"],
+        "bytes": [path.stat().st_size for path in (frozen, ours, theirs)],
+        "ours": compared[0],
+        "onnxruntime": compared[1],
+    }
+
+
+def row(found: dict[str, Any]) -> list[str]:
+    """Return the cells of a model's line in the table."""
+    size = found["bytes"]
+    cells = [found["model"], f"{100 * found['coverage_macs']:.1f}", f"{size[1] / size[0]:.3f}"]
+    cells.append(f"{found['ours']['reference']:.4g}")
+    for side in ("ours", "onnxruntime"):
+        report = found[side]
+        low, high = report["drop_ci95"] or (float("nan"),) * 2
+        cells.append(f"{report['value']:.4g}")
+        cells.append(f"{report['drop']:.2f} [{low:.2f}, {high:.2f}]")
+        cells.append("" if report["agreement"] is None else f"{report['agreement']:.2f}")
+    return cells
+
+
+def main() -> None:
+    """Measure the models named on the command line, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(CASES))
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "zoo")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    rows = [["model", "MACs %", "size", "float", "qtool", "drop", "agree", "peer", "drop", "agree"]]
+    for name in arguments.models or CASES:
+        found = measure(name, CASES[name], arguments.folder)
+        print(json.dumps(found), flush=True)
+        rows.append(row(found))
+    widths = [max(len(cells[i]) for cells in rows) for i in range(len(rows[0]))]
+    for cells in rows:
+        line = "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True))
+        print(line.rstrip(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

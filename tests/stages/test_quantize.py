@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from quant.graphs import conv_net, model_of, ops
+
+from qtool import formats
+from qtool.data import open_samples
+from qtool.errors import ModelError, UnsupportedError, UsageError
+from qtool.model import array
+from qtool.quant.coverage import REASON_KEY, coverage
+from qtool.runtime.ort import OrtSession
+from qtool.stages.calibrate import calibrate
+from qtool.stages.quantize import Options, quantize
+
+
+class Net(NamedTuple):
+    model: object
+    x: np.ndarray
+    samples: object
+
+
+@pytest.fixture
+def net(rng, tmp_path) -> Net:
+    model = conv_net(rng)
+    x = rng.normal(size=(32, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    return Net(model, x, open_samples(str(tmp_path / "x.npz"), model.inputs()))
+
+
+def run(model, x):
+    return next(iter(OrtSession(model).run({"x": x}).values()))
+
+
+def sqnr(reference, found):
+    return 10 * np.log10(np.mean(reference**2) / np.mean((reference - found) ** 2))
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_static_computes_nearly_the_same(net, activations, symmetric, form):
+    if form == "qoperator" and activations.endswith("16"):
+        pytest.skip("onnxruntime has no such QOperator; the command line refuses it")
+    options = {"activations": activations, "activation_symmetric": symmetric, "format": form}
+
+    result = quantize(net.model, data=net.samples, **options)
+
+    assert sqnr(run(net.model, net.x), run(result, net.x)) > 20
+
+
+@pytest.mark.parametrize("weights", ["int8", "uint8", "int4", "uint4"])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("mode", ["static", "weight-only"])
+def test_weights_of_every_type_compute_nearly_the_same(net, weights, per_channel, mode):
+    options = {"weights": weights, "per_channel": per_channel, "weight_symmetric": True}
+
+    result = quantize(net.model, data=net.samples, mode=mode, **options)
+
+    bound = 20 if weights.endswith("8") else 5
+    assert sqnr(run(net.model, net.x), run(result, net.x)) > bound
+
+
+def test_auto_without_statistics_quantizes_matmul_dynamically_and_other_weights(net, caplog):
+    caplog.set_level("INFO", "qtool")
+
+    result = quantize(net.model)
+
+    assert {"MatMulInteger", "DynamicQuantizeLinear", "Conv"} <= set(ops(result))
+    assert coverage(result).by_bytes.weights_fraction > 0.5
+    assert "--data SAMPLES" in caplog.text
+
+
+def test_dynamic_makes_integer_convolutions_and_warns(net, caplog):
+    result = quantize(net.model, mode="dynamic")
+
+    assert ops(result).count("ConvInteger") == 2
+    assert "static quantization does not have this problem" in caplog.text
+
+
+def test_a_node_left_in_float_carries_the_reason(net):
+    result = quantize(net.model, data=net.samples, exclude=("Gemm",))
+
+    gemm = next(n for n in result.graph if n.op_type == "Gemm")
+    assert gemm.metadata_props[REASON_KEY] == "--exclude Gemm"
+
+
+def test_the_statistics_of_another_model_are_refused(net, rng):
+    other = calibrate(conv_net(np.random.default_rng(1)), data=net.samples)
+
+    with pytest.raises(ModelError, match="of another model"):
+        quantize(net.model, statistics=other.statistics)
+
+
+def test_static_without_statistics_says_what_is_needed(net):
+    with pytest.raises(UsageError, match="give --data, or run qtool calibrate first"):
+        quantize(net.model, mode="static")
+
+
+def test_a_model_with_nothing_to_quantize_is_refused(rng, tmp_path):
+    model = model_of("net (float[1,4] x) => (float[1,4] y) { y = Sqrt(x) }")
+    np.savez(tmp_path / "x.npz", x=np.ones((2, 4), np.float32))
+    samples = open_samples(str(tmp_path / "x.npz"), model.inputs())
+
+    with pytest.raises(UnsupportedError, match="1 x Sqrt has no integer form"):
+        quantize(model, data=samples)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "statik"}, "did you mean 'static'"),
+        ({"range": "mes"}, "did you mean 'mse'"),
+        ({"weights": "int16"}, "no weight type named 'int16'"),
+        ({"format": "qoperator", "activations": "int16"}, "use --format qdq"),
+        ({"mode": "static", "block_size": 32}, "goes with --mode weight-only"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        Options(**options)
+
+
+def test_the_argument_is_not_edited(net):
+    before = ops(net.model)
+
+    quantize(net.model, data=net.samples)
+
+    assert ops(net.model) == before
+
+
+def test_history_and_statistics_travel_on(net):
+    result = quantize(net.model, data=net.samples, activations="int8")
+
+    assert [s.command for s in result.history] == ["calibrate", "quantize"]
+    assert result.history[-1].options == {"activations": "int8"}
+    assert result.statistics is not None
+
+
+def test_the_command_writes_the_model_and_prints_its_coverage(net, cli, tmp_path):
+    formats.save(net.model, tmp_path / "m.onnx")
+
+    result = cli(
+        "quantize", "-i", tmp_path / "m.onnx", "--data", tmp_path / "x.npz",
+        "-o", tmp_path / "q.onnx", "--json",
+    )  # fmt: skip
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["macs"]["fraction"] == 1.0
+    assert "Gemm" in ops(formats.load(tmp_path / "q.onnx"))
+
+
+def test_too_little_coverage_is_exit_code_3_and_writes_nothing(net, cli, tmp_path):
+    formats.save(net.model, tmp_path / "m.onnx")
+
+    result = cli(
+        "quantize", "-i", tmp_path / "m.onnx", "--data", tmp_path / "x.npz", "--exclude", "Conv",
+        "-o", tmp_path / "q.onnx", "--min-coverage", "95%",
+    )  # fmt: skip
+
+    assert result.exit_code == 3
+    assert "95 % are needed" in result.stderr
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_pattern_that_matches_nothing_is_wrong_usage(net, cli, tmp_path):
+    formats.save(net.model, tmp_path / "m.onnx")
+
+    result = cli(
+        "quantize", "-i", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--exclude", "haed.*"
+    )
+
+    assert result.exit_code == 2
+    assert "--exclude 'haed.*' matches no node" in result.stderr
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(net, tmp_path, threads):
+    formats.save(quantize(net.model, data=net.samples, threads=threads), tmp_path / "a.qtm")
+    formats.save(quantize(net.model, data=net.samples, threads=1), tmp_path / "b.qtm")
+
+    assert (tmp_path / "a.qtm").read_bytes() == (tmp_path / "b.qtm").read_bytes()
+
+
+def test_an_embedding_is_quantized_with_the_range_of_its_table(rng, tmp_path):
+    model = model_of(
+        """
+        net (int64[n] ids, float[9, 8] table, float[8, 4] w, float[4, 2] v) => (float[n, 2] y) {
+            e = Gather(table, ids)
+            h = MatMul(e, w)
+            y = MatMul(h, v)
+        }
+        """,
+        table=rng.normal(size=(9, 8)).astype(np.float32),
+        w=rng.normal(size=(8, 4)).astype(np.float32),
+        v=rng.normal(size=(4, 2)).astype(np.float32),
+    )
+    ids = np.zeros((4, 1), np.int64)  # the calibration data uses one row of the table only
+    np.savez(tmp_path / "x.npz", ids=ids[:, 0])
+
+    result = quantize(model, data=open_samples(str(tmp_path / "x.npz"), model.inputs()))
+
+    feeds = {"ids": np.arange(9)}
+    reference, found = (next(iter(OrtSession(m).run(feeds).values())) for m in (model, result))
+    gather = next(n for n in result.graph if n.op_type == "Gather")
+    assert array(gather.inputs[0].producer().inputs[0]).dtype == np.uint8
+    assert sqnr(reference, found) > 20
