@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 T = TypeVar("T")
+
+MOST_REASONS = 12  # rows of a table of reasons
 
 
 class _Lines(logging.Handler):
@@ -74,14 +77,23 @@ def show_coverage(coverage: Any) -> None:
         ),
     )
     left: dict[tuple[str, str], list[str]] = {}
-    for node in coverage.float_nodes:
-        left.setdefault((node.op_type, node.reason), []).append(node.name)
+    for node in sorted(coverage.float_nodes, key=lambda node: not node.has_macs):
+        kind = node.op_type if node.has_macs else "without MACs"
+        left.setdefault((kind, _general(node.reason)), []).append(node.name)
     if left:
         show(
             "not in integers",
-            ("n ", "op", "why", "nodes"),
+            ("n ", "op", "why", "such as"),
             (
-                (len(names), op, reason, ", ".join(names[:3]) + ", ..." * (len(names) > 3))
-                for (op, reason), names in left.items()
+                (len(names), op, reason, ", ".join(names[:2]))
+                for (op, reason), names in list(left.items())[:MOST_REASONS]
             ),
         )
+    if len(left) > MOST_REASONS:
+        more = len(left) - MOST_REASONS
+        stderr().print(f"... and for {more} more reasons: qtool inspect --json names every node")
+
+
+def _general(reason: str) -> str:
+    """Return a reason without the names in it, so that equal ones can be counted together."""
+    return re.sub(r" '[^']*'", "", reason)
