@@ -24,10 +24,9 @@ ONE = 1 << 23  # softmax: the fixed-point 1
 def requantize(acc, multiplier, y: QParams, clamp: tuple[int, int] | None = None):
     """Return saturate(round_half_even(float32(acc) * multiplier) + zero_point), eq. 5.
 
-    acc must fit int32; multiplier is float32 and broadcasts. clamp narrows the limits of y: that
-    is all that Relu and Clip are.
+    acc is an integer array, multiplier float32, and they broadcast. clamp narrows the limits of y:
+    that is all that Relu and Clip are.
     """
-    assert INT32.min <= acc.min(initial=0) <= acc.max(initial=0) <= INT32.max, "int32 overflow"
     with np.errstate(over="ignore"):
         steps = np.rint(acc.astype(np.float32) * np.asarray(multiplier, np.float32))
     low, high = y.limits
@@ -36,6 +35,14 @@ def requantize(acc, multiplier, y: QParams, clamp: tuple[int, int] | None = None
     zero = int(y.zero_point)
     # Clipped before the sum, so that it is exact in float32.
     return (np.clip(steps, low - zero, high - zero) + zero).astype(np.int32)
+
+
+def accumulated(acc, x: QParams, bias_q=None):
+    """Return acc + bias_q; of 8-bit activations it must fit int32, of wider ones int64, eq. 8."""
+    acc = acc if bias_q is None else acc + bias_q
+    narrow = acc if x.dtype in ("int8", "uint8", "int4", "uint4") else acc[:0]
+    assert INT32.min <= narrow.min(initial=0) <= narrow.max(initial=0) <= INT32.max, "overflow"
+    return acc
 
 
 def multiplier(x: QParams, w: QParams, y: QParams):
@@ -54,7 +61,7 @@ def centred(q, qparams: QParams):
 def quantize_bias(bias, x: QParams, w: QParams):
     """Return round_half_even(bias / (x_scale * w_scale)) as int32, eq. 4."""
     steps = np.rint(bias.astype(np.float64) / (x.scale * w.scale).astype(np.float64))
-    assert np.abs(steps).max(initial=0) <= INT32.max, "int32 overflow"
+    assert np.abs(steps).max(initial=0) <= INT32.max, "overflow"
     return steps.astype(np.int32)
 
 
@@ -85,10 +92,10 @@ def conv(
         dilations or [1] * dims,
         group,
     )
-    if bias_q is not None:
-        acc = acc + bias_q.reshape(1, -1, *[1] * dims)
+    along = (1, -1, *[1] * dims)
+    acc = accumulated(acc, x, None if bias_q is None else bias_q.reshape(along))
     scale = np.broadcast_to(multiplier(x, w, y), w_q.shape[0])
-    return requantize(acc, scale.reshape(1, -1, *[1] * dims), y, clamp)
+    return requantize(acc, scale.reshape(along), y, clamp)
 
 
 def conv_sum(x, w, strides, pads, dilations, group):
@@ -112,13 +119,37 @@ def conv_sum(x, w, strides, pads, dilations, group):
     return acc.reshape(n, -1, *out)
 
 
+def conv_transpose(
+    x_q, w_q, bias_q, x: QParams, w: QParams, y: QParams, *, strides=None, pads=None, group=1
+):
+    """Return ConvTranspose, for w (C, C_out / group, *kernel) quantized per tensor: eq. 3 and 5.
+
+    It is conv, of x spread out by strides - 1 zeros, with the kernel mirrored.
+    """
+    dims = x_q.ndim - 2
+    strides, pads = strides or [1] * dims, pads or [0] * 2 * dims
+    kernel = w_q.shape[2:]
+    spread = [(size - 1) * s + 1 for size, s in zip(x_q.shape[2:], strides, strict=True)]
+    wide = np.zeros((*x_q.shape[:2], *spread), np.int64)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = centred(x_q, x)
+    # (group, C / group, C_out / group, *kernel) -> (C_out, C / group, *kernel)
+    grouped = centred(w_q, w).reshape(group, -1, *w_q.shape[1:]).swapaxes(1, 2)
+    mirrored = np.flip(grouped.reshape(-1, *grouped.shape[2:]), tuple(range(2, 2 + dims)))
+    borders = [k - 1 - p for k, p in zip((*kernel, *kernel), pads, strict=True)]
+    assert min(borders) >= 0, "pads wider than the kernel"
+    acc = conv_sum(wide, mirrored, [1] * dims, borders, [1] * dims, group)
+    along = (1, -1, *[1] * dims)
+    acc = accumulated(acc, x, None if bias_q is None else bias_q.reshape(along))
+    return requantize(acc, multiplier(x, w, y), y)
+
+
 def matmul(x_q, w_q, x: QParams, w: QParams, y: QParams, *, bias_q=None, clamp=None):
     """Return requantize(bias_q + (x_q - x_zp) @ (w_q - w_zp)), eq. 3 and 5.
 
     w is a weight, quantized per tensor or along its last axis, or another activation.
     """
-    acc = centred(x_q, x) @ centred(w_q, w)
-    return requantize(acc if bias_q is None else acc + bias_q, multiplier(x, w, y), y, clamp)
+    acc = accumulated(centred(x_q, x) @ centred(w_q, w), x, bias_q)
+    return requantize(acc, multiplier(x, w, y), y, clamp)
 
 
 def gemm(x_q, w_q, bias_q, x: QParams, w: QParams, y: QParams, *, clamp=None):
@@ -151,9 +182,13 @@ def saturate(steps, y: QParams, clamp: tuple[int, int] | None = None):
 
 def global_average_pool(x_q, x: QParams, y: QParams):
     """Return requantize(sum of (x_q - x_zp)) with x_scale / (y_scale * count), eq. 14."""
-    axes = tuple(range(2, x_q.ndim))
-    acc = centred(x_q, x).sum(axis=axes, keepdims=True)
-    count = np.float32(np.prod(x_q.shape[2:]))
+    return mean(x_q, x, y, axes=tuple(range(2, x_q.ndim)))
+
+
+def mean(x_q, x: QParams, y: QParams, *, axes: tuple[int, ...], keepdims: bool = True):
+    """Return the mean over axes, as global_average_pool: ReduceMean."""
+    acc = accumulated(centred(x_q, x).sum(axis=axes, keepdims=keepdims), x)
+    count = np.float32(np.prod([x_q.shape[axis] for axis in axes]))
     return requantize(acc, x.scale / (y.scale * count), y)
 
 
