@@ -3,19 +3,22 @@
 Ops that only move elements change places with the DequantizeLinear before them, and a
 DequantizeLinear next to a QuantizeLinear with the same qparams vanishes with it: rounding
 (q - zero_point) * scale / scale gives q back, for |q - zero_point| < 2**16.
+
+The outputs equal those of the QDQ model wherever onnxruntime fuses it, which is the same rewriting
+made at load time. Nodes that it leaves in float there, as some with int8 activations, can differ by
+one step where a value lies halfway between two integers.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
-from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, opset
+from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, constant, opset
 from qtool.quant.op_rules import CLAMPS
 from qtool.quant.qdq import read_qparams
 from qtool.quant.qdq_chains import is_redundant, same_qparams
@@ -51,8 +54,11 @@ def to_qoperator(model: Model) -> Model:
     result = infer_shapes(model)
     _check_types(result)
     converter = _Converter(result)
-    for graph in _graphs(result):
+    graphs = [result.graph, *result.graph.subgraphs()]
+    for graph in graphs:
         converter.run(graph)
+    for graph in reversed(graphs):
+        _sweep(graph)
     converter.report()
     if any(node.domain == MICROSOFT for node in all_nodes(result)):
         result.ir.opset_imports.setdefault(MICROSOFT, 1)
@@ -72,9 +78,15 @@ def _check_types(model: Model) -> None:
             )
 
 
-def _graphs(model: Model) -> Iterator[ir.Graph]:
-    yield model.graph
-    yield from model.graph.subgraphs()
+def _sweep(graph: ir.Graph) -> None:
+    """Remove what has become unused."""
+    for node in reversed(graph):
+        used = any(v.uses() or v.is_graph_output() for v in node.outputs)
+        if not used and node.op_type in (*PAIR, *CLAMPS, "Constant"):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+            del graph.initializers[name]
 
 
 class _Converter:
@@ -93,13 +105,6 @@ class _Converter:
                 self._fold(node)
             elif node.domain in ("", "ai.onnx") and node.op_type not in PAIR:
                 self._convert(node)
-        for node in reversed(graph):
-            unused = not any(v.uses() or v.is_graph_output() for v in node.outputs)
-            if unused and (node.op_type in PAIR or node.op_type in CLAMPS):
-                graph.remove(node, safe=True)
-        for name, value in list(graph.initializers.items()):
-            if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
-                del graph.initializers[name]
 
     def report(self) -> None:
         """Say which nodes stay as they are."""
@@ -120,7 +125,8 @@ class _Converter:
             else:
                 raise NoFormError(f"there is none for {node.op_type}")
         except NoFormError as reason:
-            self._stays[str(reason)].append(node_label(node))
+            if after is not None or any(f is not None and constant(f.integers) for f in inputs):
+                self._stays[str(reason)].append(node_label(node))
 
     def _put(self, site: Site, form: Form) -> None:
         """Put the form in the place of the node and, unless it gives float, its quantizer."""
@@ -135,7 +141,7 @@ class _Converter:
         output.name, output.type = self._names(f"{old.name}_{form.op_type}"), old.type
         if site.output is not None:
             output.type = ir.TensorType(site.output.dtype or ir.DataType.UINT8)
-        graph.insert_before(node, new)
+        graph.insert_before(last, new)  # where its scales are known
         take_over(old, output, self._names)
         while last is not node:  # the quantizer, and the clamps that it repeats
             source = last.inputs[0]
