@@ -6,6 +6,8 @@ from qtool.passes.constants import bind_defaults, lift_constants
 from qtool.passes.fold_affine import fold_affine
 from qtool.passes.fold_constants import fold_constants
 from qtool.passes.fold_shapes import fold_shapes
+from qtool.passes.fuse_activations import fuse_gelu, fuse_hardsigmoid, fuse_hardswish
+from qtool.passes.fuse_layernorm import fold_into_layernorm, fuse_layernorm
 from qtool.passes.lower_batchnorm import lower_batchnorm
 from qtool.passes.merge_layout import merge_layout
 from qtool.passes.padding import explicit_pads, merge_pad
@@ -25,6 +27,11 @@ PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, a
     "explicit-pads": explicit_pads,
     "merge-pad": merge_pad,
     "plain-gemm": plain_gemm,
+    "fuse-hardsigmoid": fuse_hardsigmoid,
+    "fuse-hardswish": fuse_hardswish,
+    "fuse-gelu": fuse_gelu,
+    "fuse-layernorm": fuse_layernorm,
+    "fold-into-layernorm": fold_into_layernorm,
     "fold-affine": fold_affine,
     "merge-layout": merge_layout,
     "lower-batchnorm": lower_batchnorm,

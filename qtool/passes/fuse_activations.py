@@ -1,0 +1,163 @@
+"""Activations that exporters wrote out in simpler ops, as the one op that they are."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from functools import wraps
+
+import onnx_ir as ir
+
+from qtool.errors import UnsupportedError
+from qtool.model import Model, array, attribute, constant
+from qtool.passes.opset import raise_opset
+from qtool.passes.rewriting import Editor, Pass, rewrites
+
+log = logging.getLogger("qtool")
+
+
+def needing(version: int, fuse: Pass) -> Pass:
+    """Return the pass, which makes an op of that opset: it raises the model's if it matches."""
+
+    @wraps(fuse)
+    def run(model: Model) -> Model:
+        if fuse(model) is model:
+            return model
+        try:
+            return fuse(raise_opset(model, version))
+        except UnsupportedError as error:
+            log.debug("%s: left out, for %s", fuse.__name__, error)
+            return model
+
+    return run
+
+
+def produced(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """Return the node of one of these ONNX types that computes value, or None."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.domain == "" and node.op_type in op_types else None
+
+
+def number(value: ir.Value | None) -> float | None:
+    """Return the one number that a constant holds, of any shape that widens nothing; or None."""
+    tensor = constant(value)
+    if tensor is None or tensor.size != 1 or len(tensor.shape) > 1:
+        return None
+    if not tensor.dtype.is_floating_point():
+        return None
+    values = array(value)
+    return None if values is None else float(values.ravel()[0])
+
+
+def is_number(value: ir.Value | None, wanted: float) -> bool:
+    """Tell whether value is the constant wanted, to the precision of float16 where it is one."""
+    found = number(value)
+    tensor = constant(value)
+    if found is None or tensor is None:
+        return False
+    tolerance = 1e-6 if tensor.dtype == ir.DataType.FLOAT else 1e-3
+    return math.isclose(found, wanted, rel_tol=tolerance)
+
+
+def operands(node: ir.Node) -> Iterator[tuple[ir.Value | None, ir.Value | None]]:
+    """Yield the two inputs of a commutative node in both orders."""
+    a, b = node.inputs
+    yield a, b
+    yield b, a
+
+
+def _plus_three_clipped(value: ir.Value | None) -> ir.Value | None:
+    """Return x of Clip(x + 3, 0, 6)."""
+    clip = produced(value, "Clip")
+    if clip is None or len(clip.inputs) != 3 or number(clip.inputs[1]) != 0:
+        return None
+    add = produced(clip.inputs[0], "Add")
+    if add is None or number(clip.inputs[2]) != 6:
+        return None
+    return next((x for x, three in operands(add) if number(three) == 3), None)
+
+
+def _sixth_of(node: ir.Node) -> ir.Value | None:
+    """Return x of x / 6 or x * (1 / 6)."""
+    if node.op_type == "Div":
+        return node.inputs[0] if number(node.inputs[1]) == 6 else None
+    return next((x for x, sixth in operands(node) if is_number(sixth, 1 / 6)), None)
+
+
+@rewrites("Div", "Mul")
+def fuse_hardsigmoid(node: ir.Node, editor: Editor) -> bool:
+    """Make Clip(x + 3, 0, 6) / 6 a HardSigmoid, and move the 6 of x * Clip(x + 3, 0, 6) / 6 in."""
+    whole = _sixth_of(node)
+    x = _plus_three_clipped(whole)
+    if x is not None:
+        new = ir.node("HardSigmoid", [x], {"alpha": 1 / 6, "beta": 0.5}, name=node.name)
+        editor.replace(node, new)
+        return True
+    product = produced(whole, "Mul")
+    for factor, clipped in operands(product) if product is not None else ():
+        x = _plus_three_clipped(clipped)
+        if x is not None and x is factor:
+            gate = ir.node("HardSigmoid", [x], {"alpha": 1 / 6, "beta": 0.5})
+            gate.name = gate.outputs[0].name = editor.name(f"{node.outputs[0].name}_gate")
+            gate.outputs[0].type = node.outputs[0].type
+            gate.outputs[0].shape = node.outputs[0].shape
+            editor.replace(node, gate, ir.node("Mul", [x, gate.outputs[0]], name=node.name))
+            return True
+    return False
+
+
+@rewrites("Mul")
+def _hardswish(node: ir.Node, editor: Editor) -> bool:
+    """Make x * HardSigmoid(x, 1/6, 1/2) a HardSwish (opset 14)."""
+    for x, gate in operands(node):
+        made = produced(gate, "HardSigmoid")
+        if made is None or x is None or made.inputs[0] is not x:
+            continue
+        alpha, beta = attribute(made, "alpha", 0.2), attribute(made, "beta", 0.5)
+        if math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5:
+            editor.replace(node, ir.node("HardSwish", [x], name=node.name))
+            return True
+    return False
+
+
+@rewrites("Mul")
+def _gelu(node: ir.Node, editor: Editor) -> bool:
+    """Make 0.5 * x * (1 + erf(x / sqrt(2))), multiplied in any order, a Gelu (opset 20)."""
+    factors = list(_factors(node))
+    halves = [value for value in factors if is_number(value, 0.5)]
+    gates = [value for value in factors if _erf_input(value) is not None]
+    rest = [value for value in factors if value not in halves and value not in gates]
+    if (len(halves), len(gates), len(rest)) != (1, 1, 1) or _erf_input(gates[0]) is not rest[0]:
+        return False
+    editor.replace(node, ir.node("Gelu", [rest[0]], name=node.name))
+    return True
+
+
+def _factors(node: ir.Node) -> Iterator[ir.Value | None]:
+    """Yield the factors of a product of three: those of the node and of one Mul before it."""
+    before = [value for value in node.inputs if produced(value, "Mul") is not None]
+    inner = produced(before[0], "Mul") if len(before) == 1 else None
+    for value in node.inputs:
+        if inner is not None and value is before[0]:
+            yield from inner.inputs
+        else:
+            yield value
+
+
+def _erf_input(value: ir.Value | None) -> ir.Value | None:
+    """Return x of 1 + erf(x / sqrt(2))."""
+    add = produced(value, "Add")
+    for wave, one in operands(add) if add is not None else ():
+        erf = produced(wave, "Erf") if is_number(one, 1.0) else None
+        scaled = produced(erf.inputs[0], "Div", "Mul") if erf is not None else None
+        if scaled is None:
+            continue
+        if scaled.op_type == "Div":
+            return scaled.inputs[0] if is_number(scaled.inputs[1], math.sqrt(2)) else None
+        return next((x for x, k in operands(scaled) if is_number(k, math.sqrt(0.5))), None)
+    return None
+
+
+fuse_hardswish = needing(14, _hardswish)
+fuse_gelu = needing(20, _gelu)
