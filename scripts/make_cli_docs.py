@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 INTRODUCTION = """\
 # The command line
 
-`scripts/make_cli_docs.py` writes this page from `qtool --help`; edit the help, not the page.
+`make docs` writes this page from the commands' help, as click {click} lays it out; edit the help.
 
 `--input/-i` and `--output/-o` mean the same everywhere. The format follows the ending, `.onnx` or
 `.qtm`; `-` is standard input or output and then means `.qtm` bytes. Standard output carries only
@@ -35,23 +36,26 @@ Completion of commands and options: put one of these into the start-up file of t
 """
 
 
+def click_release() -> str:
+    """Return the release of click, without what follows the minor number."""
+    return ".".join(version("click").split(".")[:2])
+
+
 def page() -> str:
     """Return what docs/cli.md must hold."""
-    parts = [INTRODUCTION, section("qtool", qtool, None)]
-    with click.Context(qtool, info_name="qtool") as parent:
-        for name in COMMANDS:
-            command = qtool.get_command(parent, name)
-            assert command is not None
-            parts.append(section(f"qtool {name}", command, parent))
+    shape = {"terminal_width": 94, "max_content_width": 94} | qtool.context_settings
+    group = click.Context(qtool, info_name="qtool", **shape)
+    parts = [INTRODUCTION.replace("{click}", click_release()), section("qtool", group)]
+    for name in COMMANDS:
+        command = qtool.get_command(group, name)
+        assert command is not None
+        parts.append(section(f"qtool {name}", click.Context(command, group, name)))
     return "\n".join(parts)
 
 
-def section(title: str, command: click.Command, parent: click.Context | None) -> str:
+def section(title: str, context: click.Context) -> str:
     """Return the help of one command under a heading."""
-    context = click.Context(
-        command, info_name=title.split()[-1], parent=parent, terminal_width=94, max_content_width=94
-    )
-    return f"## {title}\n\n```\n{command.get_help(context)}\n```\n"
+    return f"## {title}\n\n```\n{context.command.get_help(context)}\n```\n"
 
 
 if __name__ == "__main__":

@@ -29,9 +29,11 @@ def test_cli_page_is_what_the_help_says():
     script = module_from_spec(spec)
     spec.loader.exec_module(script)
 
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == script.page(), (
-        "run `make docs`"
-    )
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    if f"click {script.click_release()} " not in page:
+        pytest.skip("another release of click laid the page out")
+
+    assert page == script.page(), "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

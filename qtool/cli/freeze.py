@@ -42,7 +42,7 @@ def names(ctx, param, values):
 @options.data_options
 @options.verbosity_options
 def freeze(input_, output, passes, **rest):
-    r"""Turn a training or checkpoint graph into an inference graph.
+    """Turn a training or checkpoint graph into an inference graph.
 
     Weights become constants, BatchNormalization and other constant factors fold into the layer
     beside them, constant expressions are computed, and what does nothing is removed.

@@ -23,7 +23,7 @@ from qtool.cli import options
 @options.json_option
 @options.verbosity_options
 def inspect(models, input_, tensors, tensor, diff, dims, as_json):
-    r"""Show what is in a model: ops, sizes, MACs, qparams, coverage, history.
+    """Show what is in a model: ops, sizes, MACs, qparams, coverage, history.
 
     MACs are multiply-accumulates of one run. One fact per line, for grep.
 

@@ -98,7 +98,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="qtool")
 def qtool() -> None:
-    r"""Make trained ONNX models smaller and faster, and prove that they still work.
+    """Make trained ONNX models smaller and faster, and prove that they still work.
 
     \b
     qtool quantize --input model.onnx --data samples/ --output q.onnx

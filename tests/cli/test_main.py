@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,16 +87,15 @@ def test_every_command_has_help_and_verbosity(cli, name):
     assert result.stdout.startswith(f"Usage: qtool {name} ")
     assert "--quiet" in result.stdout
     assert "--verbose" in result.stdout
+    assert "\\b" not in result.stdout, "a raw docstring hides click's paragraph mark"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_missing_option_is_one_line_with_the_next_step(cli, name):
+def test_missing_options_are_one_line_with_the_next_step(cli, name):
     result = cli(name)
 
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: missing option '--input' / '-i'")
-    assert result.stderr.endswith(f"; see qtool {name} --help\n")
-    assert result.stderr.count("\n") == 1
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(f"error: [a-z].*; see qtool {name} --help\n", result.stderr)
 
 
 def test_an_unknown_command_is_answered_with_the_closest(cli):
@@ -111,7 +111,7 @@ def test_an_unknown_option_is_one_line_with_the_next_step(cli):
     result = cli("--colour")
 
     assert result.exit_code == 2
-    assert result.stderr == "error: no such option '--colour'; see qtool --help\n"
+    assert re.fullmatch("error: no such option.*--colour.*; see qtool --help\n", result.stderr)
 
 
 @pytest.mark.parametrize(
