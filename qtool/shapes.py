@@ -215,8 +215,7 @@ def _standardize(node: ir.Node) -> None:
             node.replace_input_with(i, value)
     if node.domain in ("", "ai.onnx"):
         for output in node.outputs:  # a shape in the file may be of another batch size
-            if not output.is_graph_output():
-                output.shape = None
+            output.shape = None
 
 
 def _fold(node: ir.Node) -> None:

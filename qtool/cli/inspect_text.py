@@ -198,7 +198,7 @@ def _knowledge_lines(found: Inspection) -> Iterator[str]:
     if known is not None:
         shards = f", shard {' '.join(known.shards)}" if known.shards else ""
         grams = f" and {known.n_grams} layers" if known.n_grams else ""
-        whose = "this model" if known.of_this_model else "another model: calibrate again"
+        whose = "this model" if known.of_this_model else "the model that was calibrated, not this one"
         yield (
             f"statistics: {known.n_tensors} tensors{grams}, "
             f"{known.n_samples} {'random ' if known.source == 'random' else ''}samples{shards}, "
@@ -269,17 +269,20 @@ def _span(ends: tuple[float, float] | None) -> str:
 
 
 def _histogram(found: Description) -> Iterator[str]:
-    """Yield a row per bin; rows that the quantized range does not hold are marked."""
+    """Yield a row per bin, bars on a log scale: how a range cuts the tails is what matters.
+
+    Rows that the quantized range does not hold, or only in part, are marked.
+    """
     if not found.count:
         return
-    most = max(found.counts)
+    most = math.log1p(max(found.counts))
     real = found.kind == "activation"
     limits = None if found.encoding is None or not real else found.encoding.range
     rows = []
     for low, high, count in zip(found.edges, found.edges[1:], found.counts, strict=False):
-        bar = "#" * -(-count * BAR // most)
+        bar = "#" * math.ceil(BAR * math.log1p(count) / most)
         rows.append(("bin", f"{low:.6g}", f"{high:.6g}", count, _mark(low, high, limits), bar))
-    yield from table(("bin", "from ", "to ", "count ", "range", ""), rows)
+    yield from table(("bin", "from ", "to ", "count ", "range", "log(count)"), rows)
 
 
 def _mark(low: float, high: float, limits: tuple[float, float] | None) -> str:

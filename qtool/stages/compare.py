@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qtool.model import Json, Model, dtype_name
+from qtool.model import Dim, Json, Model, dtype_name
 from qtool.shapes import tensor_bytes, tensor_shape
 from qtool.stages.inspect import Inspection, constants, inspect, plain
 
@@ -69,7 +69,7 @@ def _totals(found: Inspection) -> dict[str, Json]:
         **{f"opset {domain}": version for domain, version in found.opsets.items()},
     }
     for kind, ports in (("input", found.inputs), ("output", found.outputs)):
-        totals |= {f"{kind} {p.name}": f"{p.dtype}{list(p.shape or ())}" for p in ports}
+        totals |= {f"{kind} {p.name}": _type(p.dtype, p.shape) for p in ports}
     return totals | {
         "nodes": sum(found.ops.values()),
         "macs": found.macs,
@@ -107,7 +107,12 @@ def _constants(before: Model, after: Model) -> tuple[Change, ...]:
 
 
 def _header(tensor: ir.TensorProtocol | None) -> str | None:
-    return None if tensor is None else f"{dtype_name(tensor.dtype)}{list(tensor_shape(tensor))}"
+    return None if tensor is None else _type(dtype_name(tensor.dtype), tensor_shape(tensor))
+
+
+def _type(dtype: str | None, shape: tuple[Dim, ...] | None) -> str:
+    dims = ("?",) if shape is None else ("?" if d is None else str(d) for d in shape)
+    return f"{dtype or 'unknown'}[{','.join(dims)}]"
 
 
 def _difference(a: ir.TensorProtocol, b: ir.TensorProtocol) -> float | str:

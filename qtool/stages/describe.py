@@ -6,15 +6,15 @@ Shape legend: a histogram has n bins between n + 1 edges.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qtool.errors import ModelError
+from qtool.errors import ModelError, QtoolError, UsageError
 from qtool.model import Json, Model, TensorStatistics, dtype_name
 from qtool.quant.encodings import Encoding, encodings
-from qtool.registry import unknown
 from qtool.shapes import all_values, shape_of, tensor_shape
 from qtool.stages.inspect import constants, plain
 
@@ -79,14 +79,16 @@ def describe(model: Model, name: str) -> Description:
     raise _absent(model, name)
 
 
-def _absent(model: Model, name: str) -> Exception:
-    known = {value.name: None for value in all_values(model) if value.name}
+def _absent(model: Model, name: str) -> QtoolError:
+    known = [value.name for value in all_values(model) if value.name]
     if name in known:
         return ModelError(
             f"the model has no statistics of {name!r}; make some with "
-            f"qtool calibrate --data SAMPLES --output model.qtm"
+            f"qtool calibrate --input MODEL --data SAMPLES --output m.qtm"
         )
-    return unknown(name, known, "tensor")
+    close = get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see qtool inspect"
+    return UsageError(f"no tensor of {len(known)} is named {name!r}; {hint}")
 
 
 def _of_values(
@@ -177,10 +179,15 @@ def _percentile(known: TensorStatistics, percent: float) -> float:
 
 
 def _cumulative(known: TensorStatistics) -> tuple[Float64, Float64]:
-    """Return the edges of the bins, and how many elements lie below each."""
+    """Return increasing values, and how many elements are below each; the zeros are all at 0."""
     n = len(known.counts)
     edges = np.ldexp(np.arange(known.first, known.first + n + 1, dtype=np.float64), known.exponent)
-    return edges, np.concatenate([[0], np.cumsum(known.counts)]).astype(np.float64)
+    below = np.concatenate([[0], np.cumsum(known.counts)]).astype(np.float64)
+    if known.n_zeros:
+        at = -known.first  # the bin that starts at 0
+        edges, below = np.insert(edges, at + 1, 0.0), np.insert(below, at + 1, below[at])
+        below[at + 1] += known.n_zeros
+    return np.clip(edges, known.minimum, known.maximum), below
 
 
 def _with_encoding(made: Description, model: Model) -> Description:
