@@ -31,16 +31,25 @@ def size(ctx, param, value):
 @options.input_option
 @options.statistics_output_option
 @options.data_options
-@click.option("--tensors", multiple=True, metavar="GLOB",
-              help="Observe these tensors. Repeatable.  [default: those that quantize needs]")  # fmt: skip
-@click.option("--shard", callback=shard, metavar="I/N",
-              help="Take part I of N of the samples; qtool merge joins the parts.")  # fmt: skip
-@click.option("--gram", is_flag=True,
-              help="Also sum x x^T over the inputs x of each weighted layer.")  # fmt: skip
-@click.option("--memory", callback=size, metavar="SIZE",
-              help="Stay under SIZE (500M, 2G), with --gram in several passes.  [default: no limit]")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N",
-              help="Samples that a thread takes at once. The result is the same for any number.")  # fmt: skip
+@click.option(
+    "--tensors", multiple=True, metavar="GLOB",
+    help="Observe these tensors. Repeatable.  [default: those that quantize needs]",
+)  # fmt: skip
+@click.option(
+    "--shard", callback=shard, metavar="I/N",
+    help="Take part I of N of the samples; qtool merge joins the parts.",
+)  # fmt: skip
+@click.option(
+    "--gram", is_flag=True, help="Also sum x x^T over the inputs x of each weighted layer."
+)
+@click.option(
+    "--memory", callback=size, metavar="SIZE",
+    help="Stay under SIZE (500M, 2G), with --gram in several passes.  [default: no limit]",
+)  # fmt: skip
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    help="Samples that a thread takes at once. The result is the same for any number.",
+)  # fmt: skip
 @options.threads_option
 @options.verbosity_options
 def calibrate(input_, output, tensors, shard, gram, memory, batch, threads, **rest):

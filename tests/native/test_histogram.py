@@ -121,7 +121,7 @@ def test_growing_in_the_middle_of_a_tensor(isa, rng):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("n, place", [(1, 0), (40, 39), (5000, 4999), (5000, 100)])
+@pytest.mark.parametrize(("n", "place"), [(1, 0), (40, 39), (5000, 4999), (5000, 100)])
 def test_values_that_are_not_finite_are_refused(isa, bad, n, place):
     x = np.ones(n, np.float32)
     x[place] = bad

@@ -88,7 +88,7 @@ def test_strided_arrays_are_counted_whole(rng):
 
 
 @pytest.mark.parametrize(
-    "x, what",
+    ("x", "what"),
     [
         ([1.0, np.nan, np.inf], "1 of 3 values are NaN, 1 infinite"),
         (np.array([1e300]), "0 of 1 values are NaN, 1 infinite"),
