@@ -169,7 +169,7 @@ class _Edit:
         take_over(old, nodes[-1].outputs[0], self._names)
         nodes[0].replace_input_with(0, old)
         gather.replace_input_with(0, self._inputs[0])
-        old.dtype = self._encoded.integers.dtype
+        old.type = ir.TensorType(self._encoded.integers.dtype)
         graph.insert_after(gather, nodes)
 
     def drop_root(self) -> None:
