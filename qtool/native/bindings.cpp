@@ -31,6 +31,12 @@ void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+template <typename Array>
+void require_aligned(const Array& array) {
+  require(reinterpret_cast<uintptr_t>(array.data()) % sizeof(*array.data()) == 0,
+          "array is not aligned");
+}
+
 // A new numpy array that owns a copy of the values.
 template <typename T>
 nb::object copied(const T* values, std::initializer_list<size_t> shape) {
@@ -43,6 +49,7 @@ nb::object copied(const T* values, std::initializer_list<size_t> shape) {
 }
 
 bool histogram_update(Histogram& histogram, const Float32Array& x) {
+  require_aligned(x);
   const nb::gil_scoped_release unlocked;
   return histogram.update(x.data(), x.size());
 }
@@ -78,6 +85,7 @@ void histogram_add(Histogram& histogram, double minimum, double maximum, int64_t
   require(exponent == qtool::exponent_for(extremes.magnitude), "exponent does not fit the range");
   require(minimum <= maximum, "minimum is above maximum");
 
+  require_aligned(counts);
   const auto n = static_cast<int64_t>(counts.size());
   require(first >= -qtool::kBins && first <= qtool::kBins && n <= qtool::kBins - first,
           "bins are out of range");
@@ -125,6 +133,7 @@ void check(const Gram& gram, const qtool::Patches& patches) {
 
 bool gram_update(Gram& gram, const Float32Volume& x, Int3 kernel, Int3 strides, Int3 dilations,
                  Int3 pads, Int3 output) {
+  require_aligned(x);
   qtool::Patches patches{};
   patches.input = x.data();
   patches.samples = static_cast<int64_t>(x.shape(0));

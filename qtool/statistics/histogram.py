@@ -101,9 +101,10 @@ def add(histogram: Histogram, statistics: TensorStatistics) -> None:
 
 
 def float32(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Return x as contiguous float32, without a copy where it is that already."""
+    """Return x as contiguous and aligned float32, without a copy where it is that already."""
     with np.errstate(over="ignore"):  # what becomes infinite is reported as such
-        return np.ascontiguousarray(x, np.float32)
+        values = np.ascontiguousarray(x, np.float32)
+    return values if values.flags.aligned else values.copy()
 
 
 def nonfinite(x: npt.NDArray[Any]) -> str:

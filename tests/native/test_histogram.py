@@ -94,7 +94,7 @@ def test_sizes_around_vectors_and_blocks(isa, n, share_of_zeros, rng):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_unaligned_memory(isa, rng):
+def test_memory_that_no_vector_is_aligned_to(isa, rng):
     x = rng.standard_normal(5000, np.float32)[3:]
 
     assert state(histogram(isa, x)) == definition(x)
@@ -133,6 +133,13 @@ def test_values_that_are_not_finite_are_refused(isa, bad, n, place):
 def test_other_dtypes_are_not_converted(dtype):
     with pytest.raises(TypeError):
         _native.Histogram().update(np.ones(3, dtype))
+
+
+def test_memory_that_no_float_is_aligned_to_is_refused():
+    x = np.frombuffer(bytes(9), np.float32, 2, 1)
+
+    with pytest.raises(ValueError, match="not aligned"):
+        _native.Histogram().update(x)
 
 
 def test_an_unknown_instruction_set_is_refused():

@@ -81,6 +81,12 @@ def test_other_floats_are_rounded_to_float32(dtype, rng):
     assert same(of(x).finish(), of(x.astype(np.float32)).finish())
 
 
+def test_unaligned_arrays_are_counted():
+    x = np.frombuffer(b"_" + np.float32([1, 2, 3]).tobytes(), np.float32, 3, 1)
+
+    assert same(of(x).finish(), of(np.float32([1, 2, 3])).finish())
+
+
 def test_strided_arrays_are_counted_whole(rng):
     x = rng.standard_normal((20, 30), np.float32)
 
