@@ -1,8 +1,10 @@
 # What a stranger needs: `make demo` and `make test`. Each target sets up all that it needs.
-# PYTHON is the interpreter to build with (3.10 to 3.13), VENV the environment it goes into.
+# PYTHON is the interpreter to build with (3.10 to 3.13), VENV the environment it goes into,
+# NETWORKS what the demo takes from sample_models/: resnet, dscnn, mlp.
 
 PYTHON ?= python3
 VENV ?= .venv
+NETWORKS ?= resnet
 
 python := $(VENV)/bin/python
 sources := pyproject.toml $(shell find qtool/native -type f)
@@ -28,7 +30,7 @@ $(VENV)/.installed-check: $(VENV)/.installed
 	@touch $@
 
 demo: setup  ## Freeze, calibrate, quantize and evaluate a sample model; print what came of it.
-	@$(python) scripts/demo.py
+	@$(python) scripts/demo.py $(NETWORKS)
 
 test: setup  ## Run all tests.
 	$(python) -m pytest

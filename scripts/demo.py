@@ -19,15 +19,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = Path("demo-out")
 SAMPLES = Path("sample_models")
-NETWORKS = ("resnet", "dscnn")
+NETWORKS = ("resnet", "dscnn", "mlp")
+PREPROCESS = ("--preprocess", SAMPLES / "preprocess.toml")
+QUIET: list[str] = []
 HEADER = ("model", "artifact", "bytes", "of float", "top-1", "drop, 95 % interval", "agreement")
 
 
 def qtool(command: str, *arguments: object) -> str:
     """Run one qtool command, shown first; return what it wrote to standard output."""
     typed = [command, *map(str, arguments)]
-    print(f"$ qtool {shlex.join(typed)}", file=sys.stderr, flush=True)
-    program = [sys.executable, "-m", "qtool", *typed]
+    print(f"$ qtool {shlex.join(typed)}", flush=True)
+    program = [sys.executable, "-m", "qtool", *typed, *QUIET]
     done = subprocess.run(program, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"demo: qtool {command} ended with exit code {done.returncode}")
@@ -38,10 +40,11 @@ def chain(name: str) -> dict[str, Path]:
     """Freeze, calibrate and quantize one network; return the path of each artifact."""
     frozen, calibrated = OUTPUT / f"{name}.onnx", OUTPUT / f"{name}.qtm"
     static, weights = OUTPUT / f"{name}.int8.onnx", OUTPUT / f"{name}.weights.onnx"
-    calibration = ("--data", SAMPLES / "calibration.npz")
-    preprocess = ("--preprocess", SAMPLES / "preprocess.toml")
-    qtool("freeze", "-i", SAMPLES / f"{name}.train.onnx", "-o", frozen)
-    qtool("calibrate", "-i", frozen, *calibration, *preprocess, "-o", calibrated)
+    checkpoint = SAMPLES / f"{name}.weights.npz"
+    bound = ("--weights", checkpoint) if (ROOT / checkpoint).exists() else ()
+    qtool("freeze", "-i", SAMPLES / f"{name}.train.onnx", *bound, "-o", frozen)
+    samples = ("--data", SAMPLES / "calibration.npz", *PREPROCESS)
+    qtool("calibrate", "-i", frozen, *samples, "-o", calibrated)
     qtool("quantize", "-i", calibrated, "-o", static)
     qtool("quantize", "-i", frozen, "--mode", "weight-only", "-o", weights)
     return {"float": frozen, "int8": static, "int8 weights only": weights}
@@ -49,29 +52,27 @@ def chain(name: str) -> dict[str, Path]:
 
 def evaluate(model: Path, reference: Path) -> dict[str, Any]:
     """Return what `qtool evaluate` finds on the labelled test samples."""
-    test = ("--data", SAMPLES / "test.npz", "--preprocess", SAMPLES / "preprocess.toml")
-    compared = () if model == reference else ("--reference", reference)
-    found: dict[str, Any] = json.loads(qtool("evaluate", "-i", model, *compared, *test, "--json"))
+    test = ("--data", SAMPLES / "test.npz", *PREPROCESS)
+    found: dict[str, Any] = json.loads(
+        qtool("evaluate", "-i", model, "--reference", reference, *test, "--json")
+    )
     return found
 
 
 def rows(name: str) -> list[tuple[str, ...]]:
     """Return a table's rows for one network: its artifacts, and how good each is."""
-    artifacts = chain(name)
-    reference = artifacts["float"]
-    full = (ROOT / reference).stat().st_size
+    sizes = {label: (path, (ROOT / path).stat().st_size) for label, path in chain(name).items()}
+    reference, full = sizes.pop("float")
     found = []
-    for label, path in artifacts.items():
+    for label, (path, size) in sizes.items():
         result = evaluate(path, reference)
-        size = (ROOT / path).stat().st_size
-        row = (name, label, f"{size:,}", f"{size / full:.2f}x", f"{result['value']:.2f} %")
-        if path == reference:
-            found.append((*row, "", ""))
-            continue
         low, high = result["drop_ci95"]
         drop = f"{result['drop']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        found.append((*row, drop, f"{result['agreement']:.2f} %"))
-    return found
+        ratio, value = f"{size / full:.2f}x", f"{result['value']:.2f} %"
+        agreement = f"{result['agreement']:.2f} %"
+        found.append((name, label, f"{size:,}", ratio, value, drop, agreement))
+    top1 = f"{result['reference']:.2f} %"
+    return [(name, "float", f"{full:,}", "1.00x", top1, "", ""), *found]
 
 
 def show(table: list[tuple[str, ...]]) -> None:
@@ -87,11 +88,13 @@ def show(table: list[tuple[str, ...]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
-    names = parser.parse_args().network or NETWORKS
+    parser.add_argument("networks", nargs="*", default=["resnet"], help=", ".join(NETWORKS))
+    parser.add_argument("-v", "--verbose", action="store_true", help="show all that qtool says")
+    options = parser.parse_args()
+    QUIET[:] = [] if options.verbose else ["--quiet"]
     (ROOT / OUTPUT).mkdir(exist_ok=True)
     start = time.perf_counter()
-    table = [HEADER, *(row for name in names for row in rows(name))]
+    table = [HEADER, *(row for name in options.networks for row in rows(name))]
     n_seconds = time.perf_counter() - start
     print()
     show(table)
