@@ -6,6 +6,7 @@ MAX_IN_MEMORY, else into an unnamed temporary file that is mapped. Nothing is un
 
 from __future__ import annotations
 
+import lzma
 import math
 import shutil
 import struct
@@ -64,7 +65,7 @@ def stored_arrays(path: Path) -> dict[str, Stored]:
         QtoolError: the file cannot be read.
     """
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return {"": _open_npy(path)}
         with zipfile.ZipFile(path) as archive:
             names = [n for n in archive.namelist() if n.endswith(".npy")]
@@ -79,7 +80,7 @@ def stored_arrays(path: Path) -> dict[str, Stored]:
 
 _DAMAGED = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError,
-    struct.error,
+    struct.error, TypeError, SyntaxError, OverflowError, lzma.LZMAError,
 )  # fmt: skip
 
 

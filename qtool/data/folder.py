@@ -84,7 +84,9 @@ class Tables:
 
 def array_files(folder: Path) -> list[Path]:
     """Return the .npy and .npz files of a folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.suffix in (".npy", ".npz") and p.is_file())
+    return sorted(
+        p for p in folder.iterdir() if p.suffix.lower() in (".npy", ".npz") and p.is_file()
+    )
 
 
 def is_one_table(files: Sequence[Path], inputs: Sequence[Input]) -> bool:

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qtool.data.inputs import Input
-from qtool.data.preprocess import Preprocess
+from qtool.data.preprocess import MAX_PIXELS, Preprocess
 from qtool.data.samples import Item
 from qtool.errors import DataError, QtoolError
 
 Array = npt.NDArray[Any]
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-MAX_PIXELS = 100_000_000
 LABELS = "labels.csv"
 
 
@@ -109,6 +108,8 @@ def decode(path: Path, preprocess: Preprocess) -> Array:
     try:
         with Image.open(path) as image:
             return preprocess.picture(image)
+    except QtoolError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise DataError(_unreadable(path, error)) from None
 

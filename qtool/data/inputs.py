@@ -90,19 +90,27 @@ def arrange(raw: Array, dims: Dims | None) -> Array | None:
 
     The first of these that fits dims; None where none does.
     """
-    if dims is None or fits(raw.shape, dims):
-        return raw
-    if raw.ndim == len(dims) >= 3:
-        for start, end in ((-1, -3), (-3, -1)):
-            moved = np.moveaxis(raw, start, end)
-            if fits(moved.shape, dims):
-                return moved
-    if raw.ndim + 1 == len(dims) >= 3:
-        for axis in (-3, -1):
-            grown = np.expand_dims(raw, axis)
-            if fits(grown.shape, dims):
-                return grown
-    return None
+    arrangement = find_arrangement(raw.shape, dims)
+    if arrangement is None:
+        return None
+    verb, axis = arrangement
+    if verb == "move":
+        return np.moveaxis(raw, -1 if axis == -3 else -3, axis)
+    return np.expand_dims(raw, axis) if verb == "grow" else raw
+
+
+def find_arrangement(shape: Sequence[int], dims: Dims | None) -> tuple[str, int] | None:
+    """Return ("keep", 0), ("move", new axis of the channels), ("grow", new axis) or None."""
+    if dims is None or fits(shape, dims):
+        return "keep", 0
+    if len(dims) < 3 or len(shape) not in (len(dims) - 1, len(dims)):
+        return None
+    *outer, a, b, c = shape if len(shape) == len(dims) else (0, *shape)
+    if len(shape) == len(dims):
+        moved = {-3: (*outer, c, a, b), -1: (*outer, b, c, a)}
+        return next((("move", axis) for axis, s in moved.items() if fits(s, dims)), None)
+    grown = {-3: (*outer[1:], 1, b, c), -1: (*outer[1:], b, c, 1)}
+    return next((("grow", axis) for axis, s in grown.items() if fits(s, dims)), None)
 
 
 def fits(shape: Sequence[int], dims: Dims) -> bool:

@@ -78,9 +78,27 @@ class Plugin:
             given = {**given[0], self._label_key: given[1]}
         elif not isinstance(given, Mapping):
             given = {"x": given}
-        arrays = {key: stored(np.asarray(v), f"{name}: {key!r}") for key, v in given.items()}
+        arrays = {
+            key: stored(_array(v, f"{name} {key!r}"), f"{name}: {key!r}")
+            for key, v in given.items()
+        }
         label = choose_label(arrays, self._label_key, self._labels, name)
         return Table(choose_arrays(arrays, self._inputs, name), self._inputs, label, name)
+
+
+def _array(value: Any, name: str) -> Array:
+    """Return value as an array of numbers.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        raise DataError(f"{name} is not an array: {type(error).__name__}: {error}") from None
+    if array.dtype.hasobject:
+        raise DataError(f"{name} is a {type(value).__name__}, not an array of numbers")
+    return array
 
 
 def load_function(name: str) -> Callable[..., Any]:

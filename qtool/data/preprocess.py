@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from qtool.errors import UsageError
+from qtool.errors import DataError, UsageError
 from qtool.registry import unknown
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Array = npt.NDArray[Any]
+MAX_PIXELS = 89_000_000  # Pillow warns of decompression bombs above that
 CHANNELS = {"RGB": "RGB", "BGR": "RGB", "GRAY": "L"}  # name -> Pillow mode it is decoded in
 LAYOUTS = ("NCHW", "NHWC")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -92,17 +93,31 @@ class Preprocess:
         )
 
     def picture(self, image: Image.Image) -> Array:
-        """Return a Pillow image converted, resized and cropped: uint8 (H, W) or (H, W, 3) RGB."""
+        """Return a Pillow image converted, resized and cropped: uint8 (H, W) or (H, W, 3) RGB.
+
+        Raises:
+            DataError: it is too small to crop from, or would become too large.
+        """
         from PIL import Image
 
         image = image.convert(CHANNELS[self.channels])
         if self.resize is not None:
             size = self._resized(image.width, image.height)
+            if size[0] * size[1] > MAX_PIXELS or 0 in size:
+                raise DataError(
+                    f"a picture of {image.width}x{image.height} would become {size[0]}x{size[1]}; "
+                    f"1 to {MAX_PIXELS} pixels are possible"
+                )
             if size != image.size:
                 method = Image.Resampling[self.interpolation.upper()]
                 image = image.resize(size, method)
         if self.crop is not None:
             height, width = self.crop
+            if width > image.width or height > image.height:
+                raise DataError(
+                    f"a picture of {image.width}x{image.height} is too small to crop "
+                    f"{width}x{height} from; set resize in the preprocessing"
+                )
             left, top = (image.width - width) // 2, (image.height - height) // 2
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image)
@@ -120,11 +135,20 @@ class Preprocess:
         """Return (raw * scale - mean) / std as float32, or raw in its dtype if that is no change.
 
         Channels run along axis, counted from the end; RGB is turned into BGR.
+
+        Raises:
+            DataError: mean or std have another number of channels than raw.
         """
         if self.channels == "BGR" and raw.ndim >= -axis and raw.shape[axis] == 3:
             raw = np.flip(raw, axis)
         if not self.changes_values:
             return raw
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) > 1 and (raw.ndim < -axis or raw.shape[axis] != len(numbers)):
+                raise DataError(
+                    f"preprocessing has {len(numbers)} values of {key}, which do not fit shape "
+                    f"{list(raw.shape)}; give one, or one per channel"
+                )
         x: Array = raw.astype(np.float32)
         if self.scale != 1.0:
             x = x * np.float32(self.scale)

@@ -79,13 +79,20 @@ def read_preprocess(
     """
     if given is None:
         return None
+    if not isinstance(given, (str, Mapping)):
+        raise UsageError(f"preprocessing is {given!r}; it must be a name, a file or an object")
     layout = layout_of(shape)
     if isinstance(given, str) and given in PRESETS:
         found = PRESETS[given](_size(shape, layout))
     else:
         found = from_json(given) if isinstance(given, Mapping) else _read(given)
-    if layout is not None and found.layout is None:
-        found = replace(found, layout=layout)
+    if layout is not None and shape is not None:
+        channels = shape[1 if found.layout == "NCHW" else -1]
+        if found.layout is not None and isinstance(channels, int) and channels not in (1, 3, 4):
+            raise UsageError(
+                f"preprocessing says {found.layout}, but the model's input has shape {list(shape)}"
+            )
+        found = replace(found, layout=found.layout or layout)
     one_channel = (
         shape is not None
         and found.layout is not None

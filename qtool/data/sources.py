@@ -25,6 +25,7 @@ from qtool.data.tensor_files import TestDataSets, data_sets
 from qtool.errors import DataError, QtoolError, UnsupportedError, UsageError
 from qtool.model import TensorSpec
 
+READY = "; floating-point arrays count as preprocessed"
 log = logging.getLogger("qtool")
 
 
@@ -98,9 +99,9 @@ def _open(
     try:
         if path.is_dir():
             return _open_folder(path, inputs, spec, label_key, labels)
-        if path.is_file() and path.suffix in (".npy", ".npz"):
+        if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
             return _table(path, inputs, label_key, labels)
-        if path.is_file() and path.suffix == ".txt":
+        if path.is_file() and path.suffix.lower() == ".txt":
             return _images(pictures_of_list(path), path, inputs, spec, labels)
     except OSError as error:
         raise QtoolError(f"cannot read {name}: {error.strerror or error}") from None
@@ -212,7 +213,8 @@ def _say(found: Source, inputs: Iterable[Input]) -> None:
     for target in inputs:
         if target.preprocess is not None:
             done = target.preprocess.describe(pictures=isinstance(found, Images))
-            log.info("input %s: %s", target, done)
+            ready = "" if target.preprocess.floats or not found.floats else READY
+            log.info("input %s: %s%s", target, done, ready)
         elif found.integers(target.name) and target.dtype.kind == "f":
             log.warning(
                 "input %s: integers are fed as they are; if the model wants them scaled, say so "
@@ -234,7 +236,7 @@ def _order(n: int, rows: slice, samples: int | None, shuffle: bool, seed: int) -
     """Return the chosen samples' indices in the order they are taken."""
     chosen = range(n)[rows]
     if shuffle:
-        shuffled = np.random.default_rng(seed).permutation(np.arange(n)[rows])
+        shuffled = np.random.default_rng(seed & (2**64 - 1)).permutation(np.arange(n)[rows])
         return [int(i) for i in shuffled[:samples]]
     return chosen[:samples]
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qtool.data.arrays import Stored, refuse_objects
-from qtool.data.inputs import Input, arrange, cast_problem, fits, shape_text
+from qtool.data.inputs import Input, cast_problem, find_arrangement, fits, shape_text
 from qtool.data.samples import Item
 from qtool.errors import DataError
 from qtool.registry import unknown
@@ -42,10 +42,10 @@ class Table:
     ) -> None:
         self._arrays, self._label, self._name = arrays, label, name
         self._uses = _uses(arrays, inputs, name)
-        self._whole = "whole" in self._uses.values()
         self.n: int | None = _count(arrays, self._uses, name)
-        if label is not None:
-            _check_label(label, None if self._whole else self.n, name)
+        self._single = not {"rows", "samples"} & set(self._uses.values())
+        if label is not None and not self._single:
+            _check_label(label, self.n)
         self._rows = frozenset(n for n, use in self._uses.items() if use in ("rows", "one"))
         self.floats = any(array.dtype.kind == "f" for array in arrays.values())
         self._opened: dict[str, Array] = {}
@@ -82,13 +82,16 @@ class Table:
                     raise DataError(
                         f"{self._where(bad)}: input {name!r} holds NaN or infinite values"
                     )
+        labels = self.labels(order)
+        if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise DataError(f"{self._name}: the labels hold NaN or infinite values")
 
     def labels(self, order: Sequence[int]) -> Array | None:
         """Return the labels of these samples."""
         if self._label is None:
             return None
         label = self._open(self._label)
-        return label if self._whole else label[np.asarray(order)]
+        return label if self._single else label[np.asarray(order)]
 
     def integers(self, name: str) -> bool:
         """Tell whether the array of this input holds integers."""
@@ -110,7 +113,7 @@ class Table:
         if self._label is None:
             return None
         label = self._open(self._label)
-        return np.array(label if self._whole or not label.ndim else label[index])
+        return np.array(label if self._single else label[index])
 
     def _where(self, index: int) -> str:
         return self._name if self.n == 1 else f"{self._name} row {index}"
@@ -197,8 +200,7 @@ def _takes(target: Input, array: Stored, shape: tuple[int, ...]) -> bool:
     """Tell whether an array of this shape can become one sample of the input."""
     item = target.item
     assert item is not None
-    blank = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), shape, [0] * len(shape))
-    if arrange(blank, item) is not None:
+    if find_arrangement(shape, item) is not None:
         return True
     pre = target.preprocess
     resizes = pre is not None and (pre.resize is not None or pre.crop is not None)
@@ -215,12 +217,13 @@ def _count(arrays: Mapping[str, Stored], uses: Mapping[str, str], name: str) -> 
     n = next(iter(counts.values()), 1)
     if n == 0:
         raise DataError(f"{name} holds no samples")
+    for array in arrays.values():
+        if 0 in array.shape:
+            raise DataError(f"{array.name} is empty: its shape is {shape_text(array.shape)}")
     return n
 
 
-def _check_label(label: Stored, n: int | None, name: str) -> None:
-    if n is None or (n == 1 and not label.shape):
-        return
-    if not label.shape or label.shape[0] != n:
-        found = label.shape[0] if label.shape else 1
+def _check_label(label: Stored, n: int | None) -> None:
+    found = label.shape[0] if label.shape else 1
+    if not label.shape or found != n:
         raise DataError(f"{label.name}: {found} labels for {n} samples")

@@ -73,6 +73,9 @@ def make_report(task: Task, scores: Sequence[Sequence[Scores]], runtime: str) ->
         mine = [of_sample[place] for of_sample in scores]
         rows = np.concatenate([s.rows for s in mine])
         others = [s.reference for s in mine if s.reference is not None]
+        n_nan = sum(s.nan for s in mine)
+        if n_nan:
+            log.warning("output %s holds NaN for %d of %d samples", name, n_nan, len(mine))
         same = [s.same for s in mine if s.same is not None]
         found[name] = (
             compare(task, rows, np.concatenate(others) if others else None),

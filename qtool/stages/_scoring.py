@@ -36,6 +36,7 @@ class Scores:
     rows: Array
     reference: Array | None
     same: Array | None
+    nan: bool = False
 
 
 def find_metric(name: str) -> Metric:
@@ -157,13 +158,14 @@ def _score(task: Task, sample: Sample, output: Array, reference: Array | None) -
             f"the output has shape {output.shape}, the reference's {reference.shape}; they must "
             "be the same"
         )
-    same = None
+    same, nan = None, output.dtype.kind == "f" and bool(np.isnan(output).any())
     if reference is not None and is_classes(output):
         same = METRICS["agreement"].rows(output, reference)
     if task.target == REFERENCE and reference is not None:
-        return Scores(task.metric.rows(output, reference), None, same)
+        return Scores(task.metric.rows(output, reference), None, same, nan)
     rows = _against(task, sample, output)
-    return Scores(rows, None if reference is None else _against(task, sample, reference), same)
+    other = None if reference is None else _against(task, sample, reference)
+    return Scores(rows, other, same, nan)
 
 
 def _against(task: Task, sample: Sample, output: Array) -> Array:

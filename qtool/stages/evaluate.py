@@ -71,7 +71,7 @@ def evaluate(
         found[sample.index] = score(task, sample, outputs, other)
 
     loads, total = _loads(data)
-    threads = threads or os.cpu_count() or 1
+    threads = threads or available_cores()
     sweep(sessions[0], progress(loads, "evaluating", total), see, threads=threads)
     report = make_report(task, [found[i] for i in sorted(found)], runtime)
     passed, reason = gate(report, max_drop, confident)
@@ -222,3 +222,8 @@ def _common(spec: TensorSpec, other: TensorSpec) -> TensorSpec:
 def differ(one: Mapping[str, Json] | None, other: Mapping[str, Json] | None) -> bool:
     """Tell whether two stored preprocessings are both there and not the same."""
     return bool(one) and bool(other) and dict(one or {}) != dict(other or {})
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
