@@ -21,10 +21,11 @@ if "$cxx" --version | grep -q clang; then
     asan=$("$cxx" -print-file-name="libclang_rt.asan-$(uname -m).so")
 fi
 
+mkdir -p "$build"
 cmake -S "$root/qtool/native" -B "$build/cmake" -G Ninja \
     -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-    -DPython_EXECUTABLE="$python" -DQTOOL_DEVELOPER=ON -DQTOOL_SANITIZE=ON >"$build.log" 2>&1 \
-    || { cat "$build.log" >&2; exit 1; }
+    -DPython_EXECUTABLE="$python" -DQTOOL_DEVELOPER=ON -DQTOOL_SANITIZE=ON >"$build/cmake.log" 2>&1 \
+    || { cat "$build/cmake.log" >&2; exit 1; }
 ninja -C "$build/cmake" --quiet
 
 # The package with the sanitized module in it. -S: an editable install would come first otherwise.
