@@ -137,7 +137,10 @@ def _scan(context: Context) -> None:
     raise UnsupportedError("Scan of opset 8 loops over a batch axis")
 
 
+ANYTHING = ("Constant", "If", "Loop", "Scan")  # only the types of what passes through them grew
+
 ADAPTERS: dict[tuple[str, int], Adapter] = {
+    **{(op_type, version): _as_before for op_type in ANYTHING for version in range(8, 29)},
     ("BatchNormalization", 9): _spatial,
     ("BatchNormalization", 14): _training_outputs,
     ("GridSample", 20): _grid_sample,
@@ -148,9 +151,4 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("Resize", 13): _half_pixel,
     ("Scan", 9): _scan,
     ("Softmax", 13): _softmax,
-    **{
-        (op_type, version): _as_before  # only the types of values that pass through them grew
-        for op_type in ("If", "Loop", "Scan")
-        for version in range(10, 29)
-    },
 }

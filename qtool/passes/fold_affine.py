@@ -11,6 +11,8 @@ from qtool.passes.linear import linear_of
 from qtool.passes.remove_identities import shape_dims
 from qtool.passes.rewriting import Editor, only_reader, rewrites
 
+SMALLEST_K = 1e-6  # b / k would be out of proportion
+
 
 @rewrites(*AFFINE)
 def fold_affine(node: ir.Node, editor: Editor) -> bool:
@@ -23,7 +25,7 @@ def fold_affine(node: ir.Node, editor: Editor) -> bool:
     that pads with zeros, b must be 0. A weight with several readers never changes. Where a MatMul
     of rank 2 needs a bias, it becomes a Gemm; of another rank, the Add stays behind it.
     """
-    return _after(node, editor) or _before(node, editor) or _through_add(node, editor)
+    return any(fold(node, editor) for fold in (_after, _before, _through_add, _past_add))
 
 
 def _after(node: ir.Node, editor: Editor) -> bool:
@@ -103,7 +105,37 @@ def _through_add(node: ir.Node, editor: Editor) -> bool:
         return False
     linear.scale(affine.k, editor, outputs=True)
     index = 1 if add.inputs[0] is x else 0
-    values = (bias.b * affine.k).astype(linear.weight.dtype.numpy())
+    dtype = linear.weight.dtype
+    values = ir.Tensor((bias.b * affine.k).astype(dtype.numpy()), dtype=dtype)
     editor.set_constant(add, index, f"{node.outputs[0].name}_bias", values)
     editor.absorb(node, y)
     return True
+
+
+def _past_add(node: ir.Node, editor: Editor) -> bool:
+    """Fold the k of W (k x + b) into W, where b cannot be: (W k) (x + b / k)."""
+    y = node.outputs[0]
+    add = only_reader(y)
+    if node.op_type not in ("Mul", "Div") or add is None or add.op_type != "Add":
+        return False
+    linear = linear_of(only_reader(add.outputs[0]))
+    if linear is None or not linear.owns_weight or linear.node.inputs[0] is not add.outputs[0]:
+        return False
+    if not node.graph is add.graph is linear.node.graph:
+        return False
+    at = (linear.rank, linear.axis, linear.n_inputs)
+    affine, shift = affine_of(node, *at), affine_of(add, *at)
+    if affine is None or shift is None or shift.x is not y or np.abs(affine.k).min() < SMALLEST_K:
+        return False
+    if not _keeps_channels(affine, *at):
+        return False
+    linear.scale(affine.k, editor, outputs=False)
+    index = 1 if add.inputs[0] is y else 0
+    trailing = 0 if linear.axis == -1 else (linear.rank or 2) - 2
+    values = (shift.b / affine.k).reshape(-1, *[1] * trailing)
+    dtype = linear.weight.dtype
+    tensor = ir.Tensor(values.astype(dtype.numpy()), dtype=dtype)
+    editor.set_constant(add, index, f"{add.outputs[0].name}_bias", tensor)
+    editor.batch_norm.pop(y.name or "", None)
+    editor.batch_norm.pop(add.outputs[0].name or "", None)
+    return editor.bypass(node, affine.x)

@@ -129,10 +129,15 @@ def _converted(data: bytes, types: tuple[int, ...], version: int) -> tuple[bytes
     imports = [onnx.helper.make_opsetid("", version - 1)]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
     try:
-        made = list(onnx.version_converter.convert_version(model, version).graph.node)
+        converted = onnx.version_converter.convert_version(model, version).graph
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UnsupportedError(f"onnx.version_converter says {reason[:200]!r}") from error
+    made = [
+        onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        for tensor in converted.initializer
+    ]
+    made += converted.node
     for one in made:
         one.ClearField("name")
     if len(made) == 1 and made[0] == node:
