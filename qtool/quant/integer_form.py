@@ -105,13 +105,14 @@ def obstacle(node: ir.Node, rule: Rule) -> str:
     """Return why a node does not compute in integers, or nothing when it does."""
     if rule.kind == "same":
         return _moving_obstacle(node, rule)
-    finishes = node.op_type in CLAMPS or node.op_type == "Add"
-    for value in rule.data_inputs(node):
-        if not is_quantized(value) and not (finishes and _finishes_accumulators(node)):
-            return _float_input(value)
-    if node.op_type in CLAMPS and is_redundant(node):
+    if node.op_type in CLAMPS and is_redundant(node) and _follows_integers(node):
         return ""
-    return (_weight_obstacle(node) if rule.kind == "weighted" else "") or _output_obstacle(node)
+    data = rule.data_inputs(node)
+    floats = [value for value in data if not is_quantized(value)]
+    if floats and not _finishes_accumulators(node):
+        return _float_input(floats[0])
+    mixed = _weight_obstacle(node) if rule.kind == "weighted" else _mixed_types(data)
+    return mixed or _output_obstacle(node)
 
 
 def _moving_obstacle(node: ir.Node, rule: Rule) -> str:
@@ -120,7 +121,7 @@ def _moving_obstacle(node: ir.Node, rule: Rule) -> str:
     after = quantizers(node.outputs[0])
     if rule.data is None:  # Concat
         floats = [value for value in data if not is_quantized(value)]
-        return _float_input(floats[0]) if floats else ""
+        return _float_input(floats[0]) if floats else _mixed_types(data)
     before = dequantizer(data[0]) if data else None
     if before is None:
         if after is None or stored_weight(data[0]) is not None:
@@ -131,6 +132,12 @@ def _moving_obstacle(node: ir.Node, rule: Rule) -> str:
     if after is None and weights_of(node):
         return f"its output {node.outputs[0].name!r} is not quantized"
     return ""
+
+
+def _mixed_types(data: list[ir.Value]) -> str:
+    types = [known for value in data if (known := stored_type(value))]
+    others = [other for other in types if other != types[0]]
+    return f"its inputs are {types[0]} and {others[0]}" if others else ""
 
 
 def _float_input(value: ir.Value) -> str:
@@ -204,13 +211,23 @@ def stored_type(value: ir.Value | None) -> str:
     return "" if source is None or source.dtype is None else dtype_name(source.dtype)
 
 
+def _follows_integers(clamp: ir.Node) -> bool:
+    """Return whether what a clamp reads is computed in integers."""
+    source = clamp.inputs[0]
+    producer = None if source is None else source.producer()
+    if source is None or is_quantized(source) or producer is None or producer.op_type in CLAMPS:
+        return source is not None and is_quantized(source)
+    rule = rule_of(producer)
+    return rule is not None and not obstacle(producer, rule)
+
+
 def _finishes_accumulators(node: ir.Node) -> bool:
     """Return whether a node is the bias or the clamp of an integer MatMul or Gemm."""
     if node.op_type == "Add":
         return _adds_bias(node)
     source = node.inputs[0]
     producer = None if source is None else source.producer()
-    if producer is None:
+    if producer is None or node.op_type not in CLAMPS:
         return False
     return _gives_accumulators(producer) or _adds_bias(producer)
 
