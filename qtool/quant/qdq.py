@@ -164,12 +164,10 @@ class _Inserter:
     def _pair_nodes(self, value: ir.Value) -> tuple[ir.Node, ir.Node]:
         qparams = self.of[value]
         params = self._params(qparams, value.name or "")
-        q = ir.node("QuantizeLinear", [value, *params], name=self.names(f"{value.name}_quantize"))
-        dq = ir.node(
-            "DequantizeLinear", [q.outputs[0], *params], name=self.names(f"{value.name}_dequantize")
-        )
-        q.outputs[0].name = self.names(f"{value.name}_quantized")
-        dq.outputs[0].name = self.names(f"{value.name}_dequantized")
+        q = ir.node("QuantizeLinear", [value, *params], name="")
+        dq = ir.node("DequantizeLinear", [q.outputs[0], *params], name="")
+        q.outputs[0].name = self.names(f"{value.name}_q")
+        dq.outputs[0].name = self.names(f"{value.name}_dq")
         q.outputs[0].type = ir.TensorType(params[1].dtype or ir.DataType.UINT8)
         dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         q.outputs[0].shape = dq.outputs[0].shape = value.shape
@@ -210,25 +208,20 @@ class _Inserter:
         if key not in self.shared:
             name = value.name or "weight"
             integers = to_storage(values.astype(np.float32, copy=False), qparams)
-            q = add_initializer(self.graph, self.names(f"{name}_quantized"), integers)
+            q = add_initializer(self.graph, self.names(f"{name}_q"), integers)
             self.shared[key] = [self._dequantize_node(q, name, qparams)]
         return self.shared[key][0]
 
     def _dequantize_node(self, q: ir.Value, name: str, qparams: QParams) -> ir.Value:
+        """Return the output of a new DequantizeLinear; a zero point of 0 needs no bytes."""
         attributes = {} if qparams.axis is None else {"axis": qparams.axis}
-        zero = qparams.zero_point.astype(STORAGE.get(qparams.dtype, np.int32))
-        node = ir.node(
-            "DequantizeLinear",
-            [
-                q,
-                add_initializer(self.graph, self.names(f"{name}_scale"), qparams.scale),
-                add_initializer(self.graph, self.names(f"{name}_zero_point"), zero),
-            ],
-            attributes,
-            name=self.names(f"{name}_dequantize"),
-        )
+        inputs = [q, add_initializer(self.graph, self.names(f"{name}_scale"), qparams.scale)]
+        if qparams.zero_point.any():
+            zero = qparams.zero_point.astype(STORAGE[qparams.dtype])
+            inputs.append(add_initializer(self.graph, self.names(f"{name}_zero_point"), zero))
+        node = ir.node("DequantizeLinear", inputs, attributes, name="")
         output = node.outputs[0]
-        output.name = self.names(f"{name}_dequantized")
+        output.name = self.names(f"{name}_dq")
         output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), q.shape
         self.graph.insert_before(self.graph[0], node)
         return output
@@ -317,7 +310,7 @@ class _Inserter:
             bias = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), _channels(node, bias)))
             steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
             integers = np.clip(steps, -INT32_MAX, INT32_MAX).astype(np.int32)
-            name = self.names(f"{value.name}_quantized")
+            name = self.names(f"{value.name}_q")
             q = add_initializer(self.graph, name, integers)
             axis = 0 if scale.ndim else None
             zero = np.zeros(scale.shape, np.int32)

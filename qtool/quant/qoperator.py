@@ -35,7 +35,7 @@ from qtool.quant.qoperator_forms import (
 from qtool.quant.rewrite import take_over
 from qtool.quant.selection import node_label
 from qtool.quant.weights import to_storage
-from qtool.shapes import infer_shapes
+from qtool.shapes import infer_shapes, tensor_shape
 
 log = logging.getLogger("qtool")
 
@@ -185,8 +185,13 @@ class _Converter:
         scale, integers = array(before.inputs[1]), before.inputs[0]
         if integers is None or scale is None or scale.size != 1:
             return
-        if same_qparams(before, quantize) and not quantize.outputs[0].is_graph_output():
-            quantize.outputs[0].replace_all_uses_with(integers)
+        if not same_qparams(before, quantize):
+            return
+        output = quantize.outputs[0]
+        if not output.is_graph_output():
+            output.replace_all_uses_with(integers)
+        elif _is_made_in(integers, quantize.graph) and not integers.is_graph_output():
+            take_over(output, integers, self._names)
 
     def _fold(self, quantize: ir.Node) -> None:
         """Quantize a constant, such as a weight that came from training."""
@@ -218,7 +223,9 @@ class _Converter:
             graph = node.graph
             assert isinstance(graph, ir.Graph)
             name = self._names(f"{integers.name}_zero_point")
-            zero = add_initializer(graph, name, np.zeros((), dtype.numpy()))
+            tensor = constant(scale)
+            shape = () if tensor is None else tensor_shape(tensor)
+            zero = add_initializer(graph, name, np.zeros(shape, dtype.numpy()))
             if dtype != ir.DataType.INT32:
                 node.resize_inputs(3)
                 node.replace_input_with(2, zero)
@@ -235,3 +242,8 @@ def _quantizer(value: ir.Value) -> ir.Node | None:
             return None
         value = user.outputs[0]
     return None
+
+
+def _is_made_in(value: ir.Value, graph: ir.Graph | ir.Function | None) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.graph is graph

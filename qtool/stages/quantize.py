@@ -127,6 +127,7 @@ def quantize(
         from qtool.quant.qoperator import to_qoperator
 
         result = to_qoperator(result)
+    _forget_types(result)
     if check is None:
         check = _bytes(result) <= LARGE_BYTES
         if not check:
@@ -272,6 +273,14 @@ def _with_reasons(model: Model, reasons: dict[str, str]) -> Model:
         if reason is not None:
             node.metadata_props[REASON_KEY] = reason
     return model
+
+
+def _forget_types(model: Model) -> None:
+    """Drop the inferred types of tensors inside the graph, which would only cost bytes."""
+    for node in all_nodes(model):
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None
 
 
 def _bytes(model: Model) -> int:
