@@ -18,7 +18,7 @@ from qtool.errors import FormatError
 from qtool.registry import lookup
 
 Array = npt.NDArray[Any]
-Link = Mapping[str, Any]  # {"id": Codec.id, "length": decoded bytes, other parameters}
+Link = Mapping[str, Any]  # {"id": Codec.id, other parameters}; "length" is that of decoded bytes
 
 
 class Codec(NamedTuple):
@@ -50,7 +50,8 @@ def encode(values: Array, names: Sequence[str]) -> tuple[bytes, list[dict[str, A
     for name in names:
         codec = lookup(CODECS, name, "codec")
         data, parameters = codec.encode(np.ascontiguousarray(values))
-        links.append({"id": codec.id, "length": values.nbytes, **parameters})
+        length = {"length": values.nbytes} if links else {}  # the first's follows from the shape
+        links.append({"id": codec.id, **length, **parameters})
         values = np.frombuffer(data, np.uint8)
     return data, links
 
@@ -67,6 +68,19 @@ def decode(
         array = by_id(link["id"]).decode(data, np.dtype(np.uint8), (link["length"],), link)
         data = array.data
     return by_id(links[0]["id"]).decode(data, dtype, shape, links[0])
+
+
+def check(links: Sequence[Link], length: int, n_bytes: int) -> None:
+    """Check a chain without its data: length is that of the data, n_bytes that of the values.
+
+    Raises:
+        FormatError: a codec is unknown, or raw would change the length.
+    """
+    decoded = [n_bytes, *(link["length"] for link in links[1:])]
+    stored = [*decoded[1:], length]
+    for link, before, after in zip(links, decoded, stored, strict=True):
+        if by_id(link["id"]) is CODECS["raw"] and before != after:
+            raise FormatError(f"raw: {after} bytes, but {before} are needed")
 
 
 def by_id(identifier: int) -> Codec:

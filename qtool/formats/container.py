@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from qtool.errors import FormatError
+from qtool.formats.deflate import deflate
 
 ALIGNMENT = 64  # of the data of stored members, in the file
 STORED, DEFLATED = 0, 8
+MAX_DEFLATED_BYTES = 1 << 20  # of content; it takes a second
 DATE = 0x0021  # 1980-01-01, the oldest that ZIP can say; time 0
 LOCAL = struct.Struct("<4s5H3I2H")
 CENTRAL = struct.Struct("<4s6H3I5H2I")
@@ -25,81 +27,60 @@ LOCATOR64 = struct.Struct("<4sIQI")
 MAX32 = 0xFFFFFFFF
 
 
-@dataclass
+@dataclass(frozen=True)
 class Member:
-    """One file of the archive: size is that of its content, length that of its stored data."""
+    """One file of the archive: size and crc are those of its content, length that of its data."""
 
     name: str
     method: int
     size: int
     length: int
-    crc: int = 0
+    crc: int
     offset: int = 0  # of its local header
-    start: int = 0  # of its data
+
+    @property
+    def start(self) -> int:
+        """Where its data is in the file."""
+        return self.offset + len(_local(self))
 
 
-class Writer:
-    """Writes members to a seekable file, then finish() ends the archive."""
+def pack(name: str, content: bytes) -> tuple[Member, list[bytes]]:
+    """Return a member for a small content, deflated where that helps, and its data."""
+    data = deflate(content) if len(content) <= MAX_DEFLATED_BYTES else content
+    method = DEFLATED if len(data) < len(content) else STORED
+    data = data if method == DEFLATED else content
+    return Member(name, method, len(content), len(data), zlib.crc32(content)), [data]
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.members: list[Member] = []
 
-    def add(self, name: str, size: int, chunks: Iterable[bytes | memoryview]) -> Member:
-        """Write a stored member of exactly size bytes."""
-        member = Member(name, STORED, size, size, offset=self._file.tell())
-        self._write_header(member)
-        written = 0
+def write(file: BinaryIO, members: Iterable[tuple[Member, Iterable[bytes | memoryview]]]) -> None:
+    """Write the archive of some members, each with its data, in one go: file need not seek."""
+    position = 0
+    directory = []
+    for member, chunks in members:
+        header = _local(replace(member, offset=position))
+        directory.append(_central(replace(member, offset=position)))
+        file.write(header)
         for chunk in chunks:
-            member.crc = zlib.crc32(chunk, member.crc)
-            self._file.write(chunk)
-            written += len(chunk)
-        if written != size:
-            raise ValueError(f"{name}: {written} bytes were written, {size} were announced")
-        self._rewrite_header(member)
-        self.members.append(member)
-        return member
+            file.write(chunk)
+        position += len(header) + member.length
+    for entry in directory:
+        file.write(entry)
+    file.write(_trailer(position, sum(map(len, directory)), len(directory)))
 
-    def replace(self, member: Member, content: bytes) -> None:
-        """Overwrite the content of a member already written with one of the same size."""
-        if len(content) != member.size:
-            raise ValueError(f"{member.name}: {len(content)} bytes replace {member.size}")
-        end = self._file.tell()
-        self._file.seek(member.start)
-        self._file.write(content)
-        self._file.seek(end)
-        member.crc = zlib.crc32(content)
-        self._rewrite_header(member)
 
-    def finish(self) -> None:
-        """Write the central directory."""
-        start = self._file.tell()
-        for member in self.members:
-            self._file.write(_central(member))
-        size = self._file.tell() - start
-        n = len(self.members)
-        if start + size > MAX32:
-            end = start + size
-            self._file.write(END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, n, n, size, start))
-            self._file.write(LOCATOR64.pack(b"PK\6\7", 0, end, 1))
-        low = (min(size, MAX32), min(start, MAX32))
-        self._file.write(END.pack(b"PK\5\6", 0, 0, n, n, *low, 0))
-
-    def _write_header(self, member: Member) -> None:
-        header = _local(member)
-        member.start = member.offset + len(header)
-        self._file.write(header)
-
-    def _rewrite_header(self, member: Member) -> None:
-        end = self._file.tell()
-        self._file.seek(member.offset)
-        self._file.write(_local(member))
-        self._file.seek(end)
+def _trailer(start: int, size: int, n: int) -> bytes:
+    """Return what ends an archive whose directory of n entries begins at start."""
+    low = (min(size, MAX32), min(start, MAX32))
+    end = END.pack(b"PK\5\6", 0, 0, n, n, *low, 0)
+    if start < MAX32 and size < MAX32:
+        return end
+    wide = END64.pack(b"PK\6\6", 44, 45, 45, 0, 0, n, n, size, start)
+    return wide + LOCATOR64.pack(b"PK\6\7", 0, start + size, 1) + end
 
 
 def _local(member: Member) -> bytes:
     """Return the local header, its extra field padded so that the data starts aligned."""
-    wide = _wide(member, in_local=True)
+    wide = max(member.size, member.length) >= MAX32
     extra = _extra64(member) if wide else b""
     if member.method == STORED:
         end = member.offset + LOCAL.size + len(member.name) + len(extra) + 6
@@ -113,7 +94,7 @@ def _local(member: Member) -> bytes:
 
 
 def _central(member: Member) -> bytes:
-    wide = _wide(member, in_local=False)
+    wide = max(member.size, member.length, member.offset) >= MAX32
     extra = _extra64(member, member.offset) if wide else b""
     sizes = (MAX32, MAX32) if wide else (member.length, member.size)
     offset = MAX32 if wide else member.offset
@@ -124,13 +105,8 @@ def _central(member: Member) -> bytes:
     return CENTRAL.pack(*fixed, *rest) + name + extra
 
 
-def _wide(member: Member, *, in_local: bool) -> bool:
-    """Return whether the ZIP64 fields are needed: always all of them or none."""
-    largest = max(member.size, member.length, 0 if in_local else member.offset)
-    return largest >= MAX32
-
-
 def _extra64(member: Member, *offset: int) -> bytes:
+    """Return the ZIP64 extra field: always with all its values, or the field is not there."""
     values = (member.size, member.length, *offset)
     return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values)
 
@@ -142,54 +118,60 @@ def read(data: memoryview, name: str, known: Sequence[str]) -> dict[str, Member]
     content() then checks a member's content.
 
     Raises:
-        FormatError: data is anything else than an archive as Writer makes them.
+        FormatError: data is anything else than an archive as write() makes them.
     """
     members: dict[str, Member] = {}
     position, end = 0, 0
     for member in _directory(data, name):
         if member.name not in known or member.name in members:
-            problem = "twice" if member.name in members else "which no .qtm has"
+            problem = "twice" if member.name in members else "which this qtool does not know"
             raise FormatError(f"{name}: holds member {member.name[:60]!r} {problem}")
         if list(known).index(member.name) < position:
             raise FormatError(f"{name}: member {member.name} is out of order: {', '.join(known)}")
         position = list(known).index(member.name)
         header = _local(member)
-        member.start = member.offset + len(header)
-        if member.offset != end or data[member.offset : member.start] != header:
+        start = member.offset + len(header)
+        if member.offset != end or bytes(data[end:start]) != header:
             raise FormatError(f"{name}: the header of {member.name} is damaged; get it again")
-        end = member.start + member.length
+        end = start + member.length
         members[member.name] = member
     return members
 
 
 def _directory(data: memoryview, name: str) -> Iterator[Member]:
     """Yield the entries of the central directory, which must fill the end of data."""
+    damaged = FormatError(f"{name}: the ZIP directory is damaged; get the file again")
     start, stop, count = _end(data, name)
     for _ in range(count):
-        if stop - start < CENTRAL.size:
-            raise FormatError(f"{name}: the ZIP directory is damaged; get the file again")
-        fields = CENTRAL.unpack_from(data, start)
-        method, crc, length, size = fields[4], *fields[7:10]
-        n_name, n_extra, offset = fields[10], fields[11], fields[16]
-        text = bytes(data[start + CENTRAL.size :][:n_name])
-        if MAX32 in (length, size, offset) and n_extra == 28:
-            at = start + CENTRAL.size + n_name + 4
-            if stop - at >= 24:
-                size, length, offset = struct.unpack_from("<3Q", data, at)
-        member = Member(text.decode("ascii", "replace"), method, size, length, crc, offset)
-        if not text.isascii() or method not in (STORED, DEFLATED):
-            raise FormatError(f"{name}: the ZIP directory is damaged; get the file again")
-        expected = _central(member)
-        if data[start : min(start + len(expected), stop)] != expected:
-            raise FormatError(f"{name}: the ZIP entry of {member.name[:60]!r} is damaged")
-        if method == STORED and size != length:
+        member = _entry(data[start:stop])
+        if member is None:
+            raise damaged
+        if member.method == STORED and member.size != member.length:
             raise FormatError(f"{name}: member {member.name[:60]!r} lies about its size")
-        if offset + length > len(data):
+        if member.offset + member.length > len(data):
             raise FormatError(f"{name}: member {member.name[:60]!r} ends after the file")
-        start += len(expected)
+        start += len(_central(member))
         yield member
     if start != stop:
-        raise FormatError(f"{name}: the ZIP directory is damaged; get the file again")
+        raise damaged
+
+
+def _entry(data: memoryview) -> Member | None:
+    """Return the member that a directory entry at the start of data describes."""
+    if len(data) < CENTRAL.size:
+        return None
+    fields = CENTRAL.unpack_from(data)
+    method, crc, length, size = fields[4], *fields[7:10]
+    n_name, n_extra, offset = fields[10], fields[11], fields[16]
+    text = bytes(data[CENTRAL.size : CENTRAL.size + n_name])
+    at = CENTRAL.size + n_name + 4
+    if n_extra == 28 and len(data) >= at + 24:
+        size, length, offset = struct.unpack_from("<3Q", data, at)
+    if not text.isascii() or method not in (STORED, DEFLATED):
+        return None
+    member = Member(text.decode("ascii"), method, size, length, crc, offset)
+    expected = _central(member)
+    return member if bytes(data[: len(expected)]) == expected else None
 
 
 def _end(data: memoryview, name: str) -> tuple[int, int, int]:
@@ -197,14 +179,13 @@ def _end(data: memoryview, name: str) -> tuple[int, int, int]:
     at = len(data) - END.size
     if at < 0 or bytes(data[at : at + 4]) != b"PK\5\6":
         raise FormatError(f"{name}: does not end as a .qtm does: truncated? get the file again")
-    _, _, _, count, _, size, start, _ = END.unpack_from(data, at)
-    stop = at
+    count, size, start = END.unpack_from(data, at)[4:7]
     if MAX32 in (size, start) and at >= END64.size + LOCATOR64.size:
-        stop = at - END64.size - LOCATOR64.size
-        size, start = END64.unpack_from(data, stop)[8:10]
-    if start + size != stop:
+        at -= END64.size + LOCATOR64.size
+        size, start = END64.unpack_from(data, at)[8:10]
+    if start + size != at or bytes(data[at:]) != _trailer(start, size, count):
         raise FormatError(f"{name}: the ZIP directory is damaged; get the file again")
-    return start, stop, count
+    return start, at, count
 
 
 def content(data: memoryview, name: str, member: Member, limit: int) -> memoryview:

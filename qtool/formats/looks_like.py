@@ -25,20 +25,25 @@ SIGNATURES = (
     (b"{", "JSON"),
 )
 
+ONNX = "an ONNX model"
+QTM = "a .qtm model"
+# ir_version, one byte, is followed by one of the next fields of a ModelProto.
+ONNX_TAGS = tuple(bytes([tag]) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42))
+
 
 def looks_like(head: bytes) -> str:
     """Return what a file that begins with head seems to be, or "" when that is unknown."""
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite model"
     if head.startswith(b"PK\x03\x04") and b"manifest.json" in head[:64]:
-        return "a .qtm model"
+        return QTM
     if head.startswith(b"PK\x03\x04") and b"data.pkl" in head[:80]:
         return "a PyTorch checkpoint; export it to ONNX"
     for signature, kind in SIGNATURES:
         if head.startswith(signature):
             return kind
-    if head[:1] == b"\x08" and b"\x12" in head[:4]:
-        return "an ONNX model"
+    if head[:1] == b"\x08" and head[2:3] in ONNX_TAGS:
+        return ONNX
     try:
         text = head.decode()
     except UnicodeDecodeError:

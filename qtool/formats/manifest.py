@@ -9,14 +9,16 @@ from typing import Any
 
 import onnx_ir as ir
 
+from qtool import codecs
 from qtool.errors import FormatError
 from qtool.formats.tensors import n_bytes
-from qtool.model import Json, Step
+from qtool.model import Json, Statistics, Step
 
 VERSION = 1
 MAX_RANK = 64
 MAX_BYTES = 1 << 50
 CRC_DIGITS = 8
+SOURCES = ("samples", "random")  # of statistics
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Manifest:
     source: str | None
     history: tuple[Step, ...]
     preprocess: Mapping[str, Json] | None
-    statistics: Mapping[str, Json] | None
+    statistics: Statistics | None  # without its tables, which statistics.bin has
     members: dict[str, tuple[int, int]]
     tensors: list[Entry] = field(default_factory=list)
 
@@ -67,7 +69,7 @@ class Manifest:
             "source": self.source,
             "history": [step.to_json() for step in self.history],
             "preprocess": None if self.preprocess is None else dict(self.preprocess),
-            "statistics": None if self.statistics is None else dict(self.statistics),
+            "statistics": None if self.statistics is None else _statistics(self.statistics),
             "members": members,
         }
         text = "{" + ",\n".join(f'"{key}":{_compact(value)}' for key, value in head.items())
@@ -101,7 +103,7 @@ def loads(data: bytes, where: str) -> Manifest:
         top.get("source", str, type(None)),
         steps(top.get("history", list), top.where),
         top.get("preprocess", dict, type(None)),
-        statistics,
+        None if statistics is None else _read_statistics(Object(statistics, top.where)),
         {name: _member(Object(row, f"{top.where}: members")) for name, row in members.items()},
         [_entry(Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)],
     )
@@ -132,6 +134,26 @@ def steps(rows: Sequence[Json], where: str) -> tuple[Step, ...]:
     )
 
 
+def _statistics(statistics: Statistics) -> dict[str, Json]:
+    return {
+        "model": statistics.model,
+        "source": statistics.source,
+        "n_samples": statistics.n_samples,
+        "shards": list(statistics.shards),
+    }
+
+
+def _read_statistics(row: Object) -> Statistics:
+    row.where = f"{row.where}: statistics"
+    shards = row.get("shards", list)
+    if any(type(shard) is not str for shard in shards):
+        raise row.error("'shards' is no list of texts")
+    source = row.get("source", str)
+    if source not in SOURCES:
+        raise row.error(f"'source' is {source[:40]!r}; {' or '.join(SOURCES)} is needed")
+    return Statistics(row.get("model", str), source, row.size("n_samples"), tuple(shards))
+
+
 def _member(row: Object) -> tuple[int, int]:
     return row.size("size"), row.crc()
 
@@ -142,23 +164,29 @@ def _entry(row: Object) -> Entry:
         row.get("name", str),
         _dtype(row),
         _shape(row),
-        [_link(Object(link, f"{row.where}: codecs")) for link in row.get("codecs", list)],
+        _codecs(row),
         row.size("offset"),
         row.size("length"),
         row.crc(),
     )
-    if not entry.codecs:
-        raise row.error("'codecs' is empty")
     if n_bytes(entry.dtype, entry.shape) > MAX_BYTES:
         raise row.error(f"shape {list(entry.shape)} is absurdly large")
+    try:
+        codecs.check(entry.codecs, entry.length, n_bytes(entry.dtype, entry.shape))
+    except FormatError as error:
+        raise row.error(str(error)) from error
     return entry
 
 
-def _link(row: Object) -> dict[str, Json]:
-    row.size("id")
-    if "length" in row.value:
-        row.size("length")
-    return row.value
+def _codecs(row: Object) -> list[dict[str, Json]]:
+    links = [Object(link, f"{row.where}: codecs") for link in row.get("codecs", list)]
+    if not links:
+        raise row.error("'codecs' is empty")
+    for link in links:
+        link.size("id")
+    for link in links[1:]:
+        link.size("length")
+    return [link.value for link in links]
 
 
 def _dtype(row: Object) -> ir.DataType:

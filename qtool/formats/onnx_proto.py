@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qtool.errors import FormatError, ModelError, QtoolError
 from qtool.formats import validate
-from qtool.formats.looks_like import looks_like
+from qtool.formats.looks_like import ONNX, looks_like
 from qtool.formats.tensors import all_graphs
 
 # What onnx_ir would say about models that break the rules, validate says better.
@@ -57,7 +57,7 @@ def _decode(data: bytes, where: str) -> onnx.ModelProto:
 def not_onnx(data: bytes | memoryview, where: str) -> FormatError:
     """Return the error that says that data is no ONNX model, and what it looks like."""
     kind = looks_like(bytes(data[:512]))
-    if kind == "an ONNX model":
+    if kind == ONNX:
         return FormatError(f"{where}: is a damaged or truncated ONNX model; get it again")
     found = f"; it looks like {kind}" if kind else ""
     return FormatError(f"{where}: is not an ONNX model{found}")

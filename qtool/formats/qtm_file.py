@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -15,8 +15,9 @@ from qtool import __version__
 from qtool.errors import FormatError
 from qtool.formats import container, manifest, onnx_proto, statistics_bin, tensors
 from qtool.formats.atomic import replacing
+from qtool.formats.looks_like import QTM, looks_like
 from qtool.formats.manifest import Entry, Manifest
-from qtool.model import Model, Statistics
+from qtool.model import BatchNormStatistics, Model, Statistics
 
 MANIFEST, GRAPH, TENSORS, STATISTICS = MEMBERS = (
     "manifest.json",
@@ -26,6 +27,7 @@ MANIFEST, GRAPH, TENSORS, STATISTICS = MEMBERS = (
 )
 MAX_MANIFEST_BYTES = 1 << 24
 MAX_GRAPH_BYTES = 1 << 28
+MAX_STATISTICS_BYTES = 1 << 40  # it is mapped, not read
 INLINE_BYTES = 256  # smaller tensors stay in graph.onnx
 CHECK_BYTES = 1 << 26  # tensors of smaller files are checked when loaded, others when used
 
@@ -65,34 +67,62 @@ def dumps(model: Model) -> bytes:
     return file.getvalue()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Stored:
+    """A row of the table and the tensor that it describes."""
+
     entry: Entry
     tensor: ir.TensorProtocol
 
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the stored bytes."""
+        return tensors.chunks(self.tensor, self.entry.length)
+
 
 def write(model: Model, file: BinaryIO) -> None:
-    """Write the model to a seekable file as a .qtm."""
+    """Write the model to a file, which need not seek, as a .qtm.
+
+    Reads the tensors twice: first for their checksums, which the manifest in front has.
+    """
     clone = model.ir.clone()
     table = _take_tensors(clone)
-    graph = onnx_proto.serialize(clone)
-    statistics = _statistics_pieces(model)
-    content = _manifest(model, table, statistics is not None)
-    size = _aligned(table[-1].entry.offset + table[-1].entry.length) if table else 0
-    content.members = {GRAPH: (len(graph), 0), TENSORS: (size, 0)}
-    if statistics is not None:
-        content.members[STATISTICS] = (sum(map(len, statistics)), 0)
+    parts = [container.pack(GRAPH, onnx_proto.serialize(clone)), _tensors_part(table)]
+    if model.statistics is not None or model.batch_norm:
+        parts.append(_statistics_part(model))
+    content = _manifest(model, table)
+    content.members = {member.name: (member.size, member.crc) for member, _ in parts}
+    container.write(file, [container.pack(MANIFEST, content.dumps()), *parts])
 
-    writer = container.Writer(file)
-    placeholder = content.dumps()
-    first = writer.add(MANIFEST, len(placeholder), [placeholder])
-    writer.add(GRAPH, len(graph), [graph])
-    writer.add(TENSORS, size, _pieces(table))
-    if statistics is not None:
-        writer.add(STATISTICS, content.members[STATISTICS][0], statistics)
-    content.members = {m.name: (m.size, m.crc) for m in writer.members[1:]}
-    writer.replace(first, content.dumps())
-    writer.finish()
+
+def _tensors_part(table: list[_Stored]) -> tuple[container.Member, Iterator[bytes | memoryview]]:
+    """Return tensors.bin and its data; puts the checksums into the table."""
+    size = crc = 0
+    for stored in table:
+        stored.entry.crc = 0
+        for chunk in stored.pieces():
+            stored.entry.crc = zlib.crc32(chunk, stored.entry.crc)
+            crc = zlib.crc32(chunk, crc)
+        pad = bytes(-stored.entry.length % container.ALIGNMENT)
+        crc = zlib.crc32(pad, crc)
+        size += stored.entry.length + len(pad)
+    member = container.Member(TENSORS, container.STORED, size, size, crc)
+    return member, _pieces(table)
+
+
+def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
+    for stored in table:
+        yield from stored.pieces()
+        yield bytes(-stored.entry.length % container.ALIGNMENT)
+
+
+def _statistics_part(model: Model) -> tuple[container.Member, list[bytes | memoryview]]:
+    statistics = model.statistics
+    tables = ({}, {}) if statistics is None else (statistics.tensors, statistics.grams)
+    pieces = statistics_bin.dumps(*tables, model.batch_norm)
+    size = crc = 0
+    for piece in pieces:
+        size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return container.Member(STATISTICS, container.STORED, size, size, crc), pieces
 
 
 def _take_tensors(clone: ir.Model) -> list[_Stored]:
@@ -124,44 +154,22 @@ def _aligned(position: int) -> int:
     return -(-position // container.ALIGNMENT) * container.ALIGNMENT
 
 
-def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
-    """Yield the content of tensors.bin, and put the checksums into the table."""
-    for stored in table:
-        entry = stored.entry
-        for chunk in tensors.chunks(stored.tensor, entry.length):
-            entry.crc = zlib.crc32(chunk, entry.crc)
-            yield chunk
-        yield bytes(-entry.length % container.ALIGNMENT)
-
-
-def _statistics_pieces(model: Model) -> list[bytes | memoryview] | None:
-    statistics = model.statistics
-    if statistics is None:
-        return statistics_bin.dumps({}, {}, model.batch_norm) if model.batch_norm else None
-    return statistics_bin.dumps(statistics.tensors, statistics.grams, model.batch_norm)
-
-
-def _manifest(model: Model, table: list[_Stored], with_statistics: bool) -> Manifest:
-    known: dict[str, Any] | None = None
-    if model.statistics is not None:
-        known = {
-            "model": model.statistics.model,
-            "source": model.statistics.source,
-            "n_samples": model.statistics.n_samples,
-            "shards": list(model.statistics.shards),
-        }
+def _manifest(model: Model, table: list[_Stored]) -> Manifest:
     return Manifest(
         f"qtool {__version__}",
         model.source,
         model.history,
         model.preprocess,
-        known,
+        model.statistics,
         {},
         [stored.entry for stored in table],
     )
 
 
 def _loads(data: memoryview, name: str) -> Model:
+    kind = looks_like(bytes(data[:512]))
+    if kind != QTM:
+        raise FormatError(f"{name}: is not a .qtm" + (f"; it looks like {kind}" if kind else ""))
     members = container.read(data, name, MEMBERS)
     for needed in MEMBERS[:3]:
         if needed not in members:
@@ -239,16 +247,19 @@ def _rows(content: Manifest, member: container.Member, name: str) -> dict[tuple[
 
 def _statistics(
     data: memoryview, members: dict[str, container.Member], content: Manifest, name: str
-) -> tuple[Statistics | None, Any]:
-    if STATISTICS not in members:
-        return None, {}
-    member = members[STATISTICS]
-    where = f"{name}: {STATISTICS}"
-    tables = statistics_bin.loads(container.content(data, name, member, 1 << 40), where)
+) -> tuple[Statistics | None, Mapping[str, BatchNormStatistics]]:
     known = content.statistics
+    if STATISTICS not in members:
+        if known is not None:
+            raise FormatError(f"{name}: has no {STATISTICS}, but its manifest speaks of statistics")
+        return None, {}
+    if members[STATISTICS].method != container.STORED:
+        raise FormatError(f"{name}: {STATISTICS} is compressed; it must be stored")
+    text = container.content(data, name, members[STATISTICS], MAX_STATISTICS_BYTES)
+    by_tensor, grams, batch_norm = statistics_bin.loads(text, f"{name}: {STATISTICS}")
     if known is None:
-        return None, tables[2]
-    statistics = Statistics(
-        known["model"], known["source"], known["n_samples"], tuple(known["shards"]), *tables[:2]
-    )
-    return statistics, tables[2]
+        if by_tensor or grams:
+            raise FormatError(f"{name}: {STATISTICS} is not of the model that the manifest says")
+        return None, batch_norm
+    head = (known.model, known.source, known.n_samples, known.shards)
+    return Statistics(*head, by_tensor, grams), batch_norm

@@ -45,22 +45,23 @@ def save(model: Model) -> None:
     """
     if sys.stdout is None or sys.stdout.isatty():
         raise UsageError("standard output is a terminal; pipe the .qtm on, or name a file")
-    with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
-        qtm_file.write(model, file)  # type: ignore[arg-type]
-        file.seek(0)
-        try:
-            _copy(file, sys.stdout.buffer)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise QtoolError(f"cannot write standard output: {error.strerror}") from error
+    try:
+        qtm_file.write(model, _Unbuffered(sys.stdout.buffer))  # type: ignore[arg-type]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise QtoolError(f"cannot write standard output: {error.strerror or error}") from error
 
 
-def _copy(file: Any, sink: Any) -> None:
-    """Copy past the buffer of sink, which would try again, and fail again, at exit."""
-    sink.flush()
-    raw = getattr(sink, "raw", sink)
-    while chunk := file.read(1 << 20):
-        rest = memoryview(chunk)
+class _Unbuffered:
+    """Writes past the buffer of a file, which would try again, and fail again, at exit."""
+
+    def __init__(self, file: Any) -> None:
+        file.flush()
+        self._file = getattr(file, "raw", file)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of data."""
+        rest = memoryview(data)
         while rest:
-            rest = rest[raw.write(rest) or 0 :]
+            rest = rest[self._file.write(rest) or 0 :]
