@@ -39,8 +39,9 @@ packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
 cd "$build"
 stdcxx=$("$cxx" -print-file-name=libstdc++.so)  # must be there when ASan looks for __cxa_throw
+# -s: a report must not be lost with the output that pytest captures.
 PYTHONPATH=$site:$packages LD_PRELOAD="$asan $stdcxx" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-    "$python" -S -m pytest -q -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" \
+    "$python" -S -m pytest -q -s -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" \
     "$root/tests/native" "$root/tests/statistics/test_histogram.py" \
     "$root/tests/statistics/test_gram.py" "$@"
