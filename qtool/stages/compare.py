@@ -131,7 +131,7 @@ def _difference(a: ir.TensorProtocol, b: ir.TensorProtocol) -> float | str:
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.abs(part.astype(np.float64) - other.astype(np.float64))
             apart[(part == other) | ((part != part) & (other != other))] = 0  # also inf, NaN
-        worst = max(worst, float(np.max(apart)))
-        if not np.isfinite(worst):
+        if not np.isfinite(apart).all():
             return "not finite"
+        worst = max(worst, float(np.max(apart)))
     return worst
