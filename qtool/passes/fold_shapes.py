@@ -156,7 +156,7 @@ def _arithmetic(
 
 def _divide(a: int, b: int) -> int | None:
     """Integers are divided as C does it: towards zero; only the sure case is followed."""
-    return a // b if a >= 0 and b > 0 else None
+    return a if b == 1 else a // b if a >= 0 and b > 0 else None
 
 
 RULES: dict[str, Callable[[ir.Node, Sequence[Elements | None]], Elements | None]] = {

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
+from passes.graphs import assert_same_outputs, feeds, parse
 
-from qtool.errors import UnsupportedError
-from qtool.model import Model, opset
+from qtool.model import opset
 from qtool.passes.opset import raise_opset
-
-from passes.graphs import assert_same_outputs, feeds, ops, parse
 
 ARRAY = np.arange(1, 5)
 CASES = {  # name: (opset, graph, weights)
