@@ -384,7 +384,7 @@ QTM: dict[str, Callable[[], bytes]] = {
     "lying-offset.qtm": directory(offset=0),
     "lying-method.qtm": directory(method=8),
     "unknown-method.qtm": directory(method=14),
-    "bomb.qtm": deflated(bytes(40_000_000)),
+    "bomb.qtm": deflated(bytes(17_000_000)),
     "lying-bomb.qtm": deflated(bytes(100_000), size=100),
     "manifest-not-json.qtm": text(b"hello"),
     "manifest-not-utf8.qtm": text(b'{"format": "\xff"}'),
