@@ -77,7 +77,7 @@ def _check(
     model: Model, entries: Mapping[str, Entry], places: Mapping[str | None, ir.Value], path: str
 ) -> None:
     unexpected = [name for name in entries if name not in places]
-    missing = [name for name in _parameters(model) if name not in entries]
+    missing = [name for name in parameters(model) if name not in entries]
     found = {name: entry for name, entry in entries.items() if name in places}
     wrong = [
         f"{name} is {list(entry.shape)}, the model needs {_dims(places[name])}"
@@ -112,7 +112,7 @@ def _more(names: list[str]) -> str:
     return f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
 
 
-def _parameters(model: Model) -> Iterable[str]:
+def parameters(model: Model) -> Iterable[str]:
     """Return the inputs and initializers of the graph that are learned, in order, once each."""
     slots = (
         node.inputs[index]

@@ -44,7 +44,8 @@ def check_dims(
         if size < 1:
             raise UsageError(f"--set-dim {key}={size}: a size is at least 1")
         if key not in known:
-            raise unknown(key, known, "dim")
+            dynamic = [name for name, d in known.items() if not isinstance(d, int)]
+            raise unknown(key, dict.fromkeys(dynamic), "dim")
         now = known[key]
         if isinstance(now, int) and now != size:
             raise UsageError(f"--set-dim {key}={size}: that dim is fixed at {now} in the model")

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from qtool.errors import ModelError
 from qtool.model import Model, all_nodes, constant, opset
 from qtool.passes import PASSES
-from qtool.passes.checkpoint import bind_weights
+from qtool.passes.checkpoint import bind_weights, parameters
 from qtool.passes.constants import bind_defaults
 from qtool.passes.cut_outputs import cut_outputs
 from qtool.passes.inference_form import inference_form
@@ -90,6 +90,13 @@ def _prepared(
     prepared = set_dims(replace(model, statistics=None), dims)
     if weights is not None:
         prepared = bind_weights(prepared, weights)
+    fed = {spec.name for spec in prepared.inputs()}
+    unbound = [name for name in parameters(prepared) if name in fed]
+    if unbound:
+        log.warning(
+            "%d inputs look like weights (%s); bind them with --weights FILE, or they stay inputs",
+            len(unbound), ", ".join(unbound[:3]) + ", ..." * (len(unbound) > 3),
+        )  # fmt: skip
     return cut_outputs(prepared, outputs)
 
 
