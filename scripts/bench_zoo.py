@@ -24,6 +24,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = Path(os.environ.get("QTOOL_ZOO", ROOT.parent / "shared" / "zoo"))
+Part = slice | tuple[slice, ...]
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -34,8 +35,8 @@ class Case:
     model: str
     data: str
     preprocess: dict[str, Any] | str = "none"
-    calibration: tuple[str, slice] = ("", slice(None))  # file of the data's folder, samples
-    evaluation: tuple[str, slice] = ("", slice(None))
+    calibration: tuple[str, Part] = ("", slice(None))  # file of the data's folder, samples
+    evaluation: tuple[str, Part] = ("", slice(None))
     options: list[str] = field(default_factory=list)  # of qtool evaluate
 
 
@@ -43,7 +44,11 @@ CIFAR = {
     "calibration": ("cifar10_train_calib1000.npz", slice(0, 1000)),
     "evaluation": ("cifar10_test_2000.npz", slice(None)),
 }
-IMAGES = {"calibration": ("", slice(0, None, 4)), "evaluation": ("", slice(None))}
+EVERY_FOURTH, THE_REST = (
+    slice(0, None, 4),
+    (slice(1, None, 4), slice(2, None, 4), slice(3, None, 4)),
+)
+IMAGES = {"calibration": ("", EVERY_FOURTH), "evaluation": ("", THE_REST)}
 CASES = {
     "resnet20": Case(
         "resnet20-cifar10/model_unfused_bn.onnx", "cifar10",
@@ -91,19 +96,21 @@ def qtool(command: str, *arguments: object) -> str:
     return done.stdout
 
 
-def take(case: Case, part: tuple[str, slice], path: Path) -> Path:
+def take(case: Case, part: tuple[str, Part], path: Path) -> Path:
     """Write the samples of one part where --data finds them; return what --data takes."""
     name, chosen = part
+    slices = chosen if isinstance(chosen, tuple) else (chosen,)
     source = ZOO / "data" / case.data
     if not name:
         rows = [line.split(",") for line in (source / "labels.csv").read_text().splitlines()[1:]]
-        lines = [f"{source / 'images' / row[0]} {row[1]}" for row in rows[chosen]]
+        lines = [f"{source / 'images' / row[0]} {row[1]}" for s in slices for row in rows[s]]
         path = path.with_suffix(".txt")
         path.write_text("\n".join(lines) + "\n")
         return path
     with np.load(source / name) as arrays:
         kept = {key: arrays[key] for key in ("x", "y") if key in arrays}
-    np.savez(path.with_suffix(".npz"), **{key: values[chosen] for key, values in kept.items()})
+    parts = {key: np.concatenate([v[s] for s in slices]) for key, v in kept.items()}
+    np.savez(path.with_suffix(".npz"), **parts)
     return path.with_suffix(".npz")
 
 
