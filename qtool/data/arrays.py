@@ -88,7 +88,7 @@ def _open_npy(path: Path) -> Stored:
     with path.open("rb") as file:
         header = _read_header(file, str(path))
     size = path.stat().st_size
-    if header.end > size:
+    if header.end > size and not header.dtype.hasobject:
         raise FormatError(f"{path}: the array needs {header.end} bytes but the file has {size}")
     return Stored(str(path), header.shape, header.dtype, partial(_map, path, header, 0))
 
@@ -97,7 +97,7 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
     name = f"{path}: array {member.filename[:-4]!r}"
     with archive.open(member) as file:
         header = _read_header(file, name)
-    if header.end != member.file_size:
+    if header.end != member.file_size and not header.dtype.hasobject:
         raise FormatError(f"{name} needs {header.end} bytes but the file has {member.file_size}")
     if member.compress_type == zipfile.ZIP_STORED:
         start = _start(path, member)

@@ -133,12 +133,12 @@ def cast(values: Array, target: Input, where: str) -> Array:
     """
     have, want = values.dtype, target.dtype
     if have == want:
-        return np.ascontiguousarray(values)
+        return np.asarray(values, order="C")
     problem = cast_problem(have, want)
     if problem is not None:
         raise DataError(f"{where}: {problem} input {target}")
     with np.errstate(all="ignore"):
-        result = np.ascontiguousarray(values.astype(want))
+        result = values.astype(want, order="C")
     if want.kind in "iu" and not np.array_equal(result.astype(have), values):
         raise DataError(f"{where}: values do not fit {want.name} of input {target}")
     if want.kind == "f" and not np.isfinite(result).all():

@@ -18,6 +18,7 @@ from qtool.data.inputs import Input
 from qtool.data.samples import Item
 from qtool.data.table import Table, choose_arrays, choose_label
 from qtool.errors import DataError, UsageError
+from qtool.registry import unknown
 
 Array = npt.NDArray[Any]
 log = logging.getLogger("qtool")
@@ -115,8 +116,8 @@ def load_function(name: str) -> Callable[..., Any]:
         raise UsageError(f"cannot import {place}: {type(error).__name__}: {error}") from None
     found = getattr(module, attribute, None)
     if not callable(found):
-        known = ", ".join(k for k, v in vars(module).items() if callable(v) and k[0] != "_")
-        raise UsageError(f"{place} has no function {attribute!r}; it has: {known or 'none'}")
+        known = {k: v for k, v in vars(module).items() if callable(v) and k[0] != "_"}
+        raise UsageError(f"{place}: {unknown(attribute, known or {'none': None}, 'function')}")
     return found  # type: ignore[no-any-return]
 
 
