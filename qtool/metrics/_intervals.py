@@ -130,7 +130,7 @@ def _off_zero(value: float, tiny: float) -> float:
 
 def _solve(rising: Callable[[float], float], low: float = 0.0, high: float = 1.0) -> float:
     """Return where a rising function crosses 0 between low and high, by bisection."""
-    for _ in range(100):
+    for _ in range(60):
         middle: Any = (low + high) / 2
         low, high = (low, middle) if rising(middle) > 0 else (middle, high)
     return (low + high) / 2

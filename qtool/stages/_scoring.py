@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qtool.data import Sample
 from qtool.data.plugin import load_function
 from qtool.errors import DataError, QtoolError, UsageError
-from qtool.metrics import INPUT, LABELS, METRICS, REFERENCE, TARGETS, Metric, custom, mse
+from qtool.metrics import INPUT, LABELS, METRICS, REFERENCE, Metric, custom, mse
 from qtool.registry import lookup
 
 Array = npt.NDArray[Any]
@@ -78,7 +78,8 @@ def choose_task(
         names = {output: names[output]}
     name = metric or _default_metric(sample, outputs[next(iter(names))], reference is not None)
     found = find_metric(name)
-    target = _choose_target(name, found, target, sample, reference is not None)
+    first = outputs[next(iter(names))]
+    target = _choose_target(name, found, target, sample, first, reference is not None)
     if target != REFERENCE and len(names) > 1:
         raise UsageError(
             f"the model has the outputs {', '.join(names)}; say which one {name} is of with "
@@ -115,21 +116,32 @@ def is_classes(output: Array) -> bool:
 
 
 def _choose_target(
-    name: str, metric: Metric, target: str | None, sample: Sample, has_reference: bool
+    name: str,
+    metric: Metric,
+    target: str | None,
+    sample: Sample,
+    output: Array,
+    has_reference: bool,
 ) -> str:
+    """Return the given target, or the usual one of the metric that is there."""
     there = {LABELS: sample.label is not None, INPUT: True, REFERENCE: has_reference}
-    if target is None:
-        usual = [t for t in metric.against if t != INPUT]
-        target = next((t for t in usual if there[t]), usual[0])
-    lookup(dict.fromkeys(TARGETS), target, "target")
-    if target not in metric.against:
-        raise UsageError(
-            f"{name} cannot be measured against {target}; only {' or '.join(metric.against)}"
-        )
-    if not there[target]:
-        needs = "samples with labels" if target == LABELS else "--reference"
-        raise UsageError(f"{name} needs {needs}")
-    return target
+    if target is not None:
+        if target not in metric.against:
+            raise UsageError(
+                f"{name} cannot be measured against {target}; only {' or '.join(metric.against)}"
+            )
+        if not there[target]:
+            needs = "samples with labels" if target == LABELS else "--reference"
+            raise UsageError(f"{name} needs {needs}")
+        return target
+    if INPUT in metric.against and name != "auc":  # compares arrays, so a class label is no target
+        there[LABELS] = sample.label is not None and sample.label.size == output.size
+    there[INPUT] = False  # only when asked for
+    if not any(there[t] for t in metric.against):
+        ways = {LABELS: "samples with labels of the output's shape", REFERENCE: "--reference"}
+        usual = [ways[t] for t in metric.against if t != INPUT]
+        raise UsageError(f"{name} needs {' or '.join(usual)}")
+    return next(t for t in metric.against if there[t])
 
 
 def score(task: Task, sample: Sample, outputs: Outputs, reference: Outputs | None) -> list[Scores]:
