@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from qtool.errors import FormatError
 from qtool.formats.deflate import deflate
+from qtool.formats.quoted import quoted
 
 ALIGNMENT = 64  # of the data of stored members, in the file
 STORED, DEFLATED = 0, 8
@@ -125,7 +126,7 @@ def read(data: memoryview, name: str, known: Sequence[str]) -> dict[str, Member]
     for member in _directory(data, name):
         if member.name not in known or member.name in members:
             problem = "twice" if member.name in members else "which this qtool does not know"
-            raise FormatError(f"{name}: holds member {member.name[:60]!r} {problem}")
+            raise FormatError(f"{name}: holds member {quoted(member.name)} {problem}")
         if list(known).index(member.name) < position:
             raise FormatError(f"{name}: member {member.name} is out of order: {', '.join(known)}")
         position = list(known).index(member.name)
@@ -147,9 +148,9 @@ def _directory(data: memoryview, name: str) -> Iterator[Member]:
         if member is None:
             raise damaged
         if member.method == STORED and member.size != member.length:
-            raise FormatError(f"{name}: member {member.name[:60]!r} lies about its size")
+            raise FormatError(f"{name}: member {quoted(member.name)} lies about its size")
         if member.offset + member.length > len(data):
-            raise FormatError(f"{name}: member {member.name[:60]!r} ends after the file")
+            raise FormatError(f"{name}: member {quoted(member.name)} ends after the file")
         start += len(_central(member))
         yield member
     if start != stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from qtool import codecs
 from qtool.errors import FormatError
+from qtool.formats.quoted import quoted
 from qtool.formats.tensors import n_bytes
 from qtool.model import Json, Statistics, Step
 
@@ -110,20 +112,29 @@ def loads(data: bytes, where: str) -> Manifest:
 
 
 def parse_json(data: bytes, where: str) -> Json:
-    """Return the JSON value of data; NaN, bad UTF-8 and deep nesting are errors.
+    """Return the JSON value of data, which can be written again.
 
     Raises:
-        FormatError: data is not JSON.
+        FormatError: data is not JSON, or has NaN, infinity, half characters or deep nesting.
     """
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        return json.loads(data.decode(), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise FormatError(f"{where} is not JSON: {reason[:100]}") from error
+        value = json.loads(data.decode(), parse_constant=_refuse, parse_float=_finite)
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()  # fails where half a character is
+        return value
+    except (ValueError, RecursionError) as error:  # Unicode errors are ValueErrors
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:100]
+        raise FormatError(f"{where} is not JSON: {reason}") from error
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def steps(rows: Sequence[Json], where: str) -> tuple[Step, ...]:
@@ -150,7 +161,7 @@ def _read_statistics(row: Object) -> Statistics:
         raise row.error("'shards' is no list of texts")
     source = row.get("source", str)
     if source not in SOURCES:
-        raise row.error(f"'source' is {source[:40]!r}; {' or '.join(SOURCES)} is needed")
+        raise row.error(f"'source' is {quoted(source)}; {' or '.join(SOURCES)} is needed")
     return Statistics(row.get("model", str), source, row.size("n_samples"), tuple(shards))
 
 
@@ -159,7 +170,7 @@ def _member(row: Object) -> tuple[int, int]:
 
 
 def _entry(row: Object) -> Entry:
-    row.where = f"{row.where}: {row.get('name', str)[:80]!r}"
+    row.where = f"{row.where}: {quoted(row.get('name', str))}"
     entry = Entry(
         row.get("name", str),
         _dtype(row),
@@ -170,7 +181,7 @@ def _entry(row: Object) -> Entry:
         row.crc(),
     )
     if n_bytes(entry.dtype, entry.shape) > MAX_BYTES:
-        raise row.error(f"shape {list(entry.shape)} is absurdly large")
+        raise row.error(f"shape {quoted(list(entry.shape))} is absurdly large")
     try:
         codecs.check(entry.codecs, entry.length, n_bytes(entry.dtype, entry.shape))
     except FormatError as error:
@@ -193,14 +204,14 @@ def _dtype(row: Object) -> ir.DataType:
     name = row.get("dtype", str)
     dtype = ir.DataType.__members__.get(name.upper())
     if dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING) or name != name.lower():
-        raise row.error(f"'dtype' {name[:40]!r} is unknown")
+        raise row.error(f"'dtype' {quoted(name)} is unknown")
     return ir.DataType(dtype)
 
 
 def _shape(row: Object) -> tuple[int, ...]:
     dims = row.get("shape", list)
     if len(dims) > MAX_RANK or any(type(d) is not int or not 0 <= d <= MAX_BYTES for d in dims):
-        raise row.error(f"'shape' {str(dims)[:60]} is not a list of sizes")
+        raise row.error(f"'shape' {quoted(dims)} is not a list of sizes")
     return tuple(dims)
 
 
@@ -210,7 +221,7 @@ class Object:
     def __init__(self, value: Json, where: str) -> None:
         self.where = where
         if type(value) is not dict:
-            raise self.error(f"{str(value)[:40]} is not an object")
+            raise self.error(f"{quoted(value)} is not an object")
         self.value: dict[str, Json] = value
 
     def error(self, problem: str) -> FormatError:
@@ -223,14 +234,14 @@ class Object:
             raise self.error(f"{key!r} is missing")
         if type(self.value[key]) not in types:
             wanted = " or ".join(t.__name__ for t in types).replace("NoneType", "null")
-            raise self.error(f"{key!r} is {str(self.value[key])[:40]!r}; {wanted} is needed")
+            raise self.error(f"{key!r} is {quoted(self.value[key])}; {wanted} is needed")
         return self.value[key]
 
     def size(self, key: str) -> int:
         """Return a field that is a number of bytes or the like."""
         value = int(self.get(key, int))
         if not 0 <= value <= MAX_BYTES:
-            raise self.error(f"{key!r} is {str(value)[:40]}; 0 to {MAX_BYTES} is possible")
+            raise self.error(f"{key!r} is {quoted(value)}; 0 to {MAX_BYTES} is possible")
         return value
 
     def crc(self) -> int:
@@ -238,6 +249,6 @@ class Object:
         text = self.get("crc32", str)
         if len(text) != CRC_DIGITS or any(c not in "0123456789abcdef" for c in text):
             raise self.error(
-                f"'crc32' is {text[:40]!r}; {CRC_DIGITS} hexadecimal digits are needed"
+                f"'crc32' is {quoted(text)}; {CRC_DIGITS} hexadecimal digits are needed"
             )
         return int(text, 16)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qtool.errors import FormatError, ModelError, QtoolError
 from qtool.formats import validate
 from qtool.formats.looks_like import ONNX, looks_like
+from qtool.formats.quoted import quoted
 from qtool.formats.tensors import all_graphs
 
 # What onnx_ir would say about models that break the rules, validate says better.
@@ -105,7 +106,7 @@ def _cyclic(model: ir.Model) -> str:
                 producer = None if value is None else value.producer()
                 if producer is not None and producer.graph is graph and value not in made:
                     name = "" if value is None else value.name
-                    return f"node {node.name!r} ({node.op_type}) needs {name!r}"[:200]
+                    return f"node {quoted(node.name)} ({quoted(node.op_type)}) needs {quoted(name)}"
             made.update(node.outputs)
     return "a subgraph needs what its own node makes"
 
@@ -113,4 +114,4 @@ def _cyclic(model: ir.Model) -> str:
 def _root(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:200]
+    return quoted(str(error))

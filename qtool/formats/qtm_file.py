@@ -17,6 +17,7 @@ from qtool.formats import container, manifest, onnx_proto, statistics_bin, tenso
 from qtool.formats.atomic import replacing
 from qtool.formats.looks_like import QTM, looks_like
 from qtool.formats.manifest import Entry, Manifest
+from qtool.formats.quoted import quoted
 from qtool.model import BatchNormStatistics, Model, Statistics
 
 MANIFEST, GRAPH, TENSORS, STATISTICS = MEMBERS = (
@@ -191,7 +192,7 @@ def _only(member: str, size: int) -> Callable[[str], int]:
 
     def size_of(location: str) -> int:
         if location != member:
-            raise FormatError(f"its data is in {location[:60]!r}; only {member} is possible")
+            raise FormatError(f"its data is in {quoted(location)}; only {member} is possible")
         return size
 
     return size_of
@@ -206,7 +207,8 @@ def _put_tensors(
     def stored(entry: Entry, **named: Any) -> tensors.StoredTensor:
         return tensors.StoredTensor(
             data, member.start + entry.offset, entry.length, entry.dtype, entry.shape,
-            where=f"{name}: tensor {entry.name[:80]!r}", links=entry.codecs, crc=entry.crc, **named,
+            where=f"{name}: tensor {quoted(entry.name)}", links=entry.codecs, crc=entry.crc,
+            **named,
         )  # fmt: skip
 
     def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
@@ -214,7 +216,7 @@ def _put_tensors(
             return None
         entry = rows.get((tensor.offset or 0, tensor.length or 0))
         if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape.numpy()):
-            raise FormatError(f"{name}: {GRAPH}: tensor {tensor.name!r} is not in the table")
+            raise FormatError(f"{name}: {GRAPH}: tensor {quoted(tensor.name)} is not in the table")
         return stored(
             entry, name=tensor.name, doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props),
@@ -233,7 +235,7 @@ def _rows(content: Manifest, member: container.Member, name: str) -> dict[tuple[
     for entry in content.tensors:
         if entry.offset != end or entry.length > member.size - entry.offset:
             raise FormatError(
-                f"{name}: tensor {entry.name[:80]!r} has bytes {entry.offset} to "
+                f"{name}: tensor {quoted(entry.name)} has bytes {entry.offset} to "
                 f"{entry.offset + entry.length} of {TENSORS}; it should begin at {end} "
                 f"and end before {member.size}"
             )

@@ -14,7 +14,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from qtool.errors import ModelError, UnsupportedError
-from qtool.formats.validate_tensors import ELEMENT_TYPES, check_dims, check_tensor, quoted
+from qtool.formats.quoted import quoted
+from qtool.formats.validate_tensors import ELEMENT_TYPES, check_dims, check_tensor
 
 OLDEST_OPSET = 7
 MAX_DEPTH = 30  # of nested subgraphs; protobuf itself stops at 33
@@ -182,6 +183,9 @@ class _Check:
             raise UnsupportedError(f"{where}: has a {kind}, which qtool does not read")
         elif kind is not None:
             tensor = getattr(type_proto, kind)
+            if tensor.elem_type == ir.DataType.UNDEFINED:
+                type_proto.Clear()  # says nothing, and onnx_ir would lose half of it later
+                return
             if tensor.elem_type not in ELEMENT_TYPES:
                 raise ModelError(f"{where}: has the unknown element type {tensor.elem_type}")
             _clear_unknown(tensor.shape)
@@ -274,4 +278,4 @@ def check_utf8(texts: Iterable[Any], where: str, field: str) -> None:
     """Refuse texts that protobuf could not decode."""
     for text in texts:
         if isinstance(text, bytes):
-            raise ModelError(f"{where}: {field} {str(text)[:40]} is not UTF-8")
+            raise ModelError(f"{where}: {field} {quoted(text)} is not UTF-8")

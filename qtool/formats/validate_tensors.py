@@ -10,11 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from qtool.errors import FormatError, ModelError
+from qtool.formats.quoted import quoted
 from qtool.formats.tensors import n_bytes
 
 MAX_RANK = 64
 MAX_BYTES = 1 << 50
-MAX_SHOWN = 80
 ELEMENT_TYPES = frozenset(ir.DataType)
 SIX_BITS = frozenset(t for t in ir.DataType if t.name.startswith("FLOAT6"))
 FIELDS = (
@@ -65,12 +65,6 @@ def check_dims(dims: Sequence[int], where: str, most: int) -> None:
         raise ModelError(f"{where} has a negative dimension: {list(dims)[:8]}")
     if len(dims) > MAX_RANK or math.prod(dims) > most or max(dims, default=0) > most:
         raise ModelError(f"{where} has an absurd shape: {list(dims)[:8]}")
-
-
-def quoted(name: object) -> str:
-    """Return a name as a message shows it: on one line, quoted, not endless."""
-    text = repr(name)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...'"
 
 
 def reference(tensor: onnx.TensorProto, where: str) -> Reference:
