@@ -67,6 +67,9 @@ def qparams(scale: float, zero: int, dtype: str) -> QParams:
 @given(dtypes, floats, positive, st.data())
 def test_quantize_equals_onnxruntime_bit_for_bit(dtype, x, scale, data):
     zero = data.draw(st.integers(*DTYPES[dtype]))
+    if dtype.endswith("int4"):  # there onnxruntime wraps NaN and x / scale beyond int32
+        with np.errstate(over="ignore"):
+            x = x[np.abs(x / np.float32(scale)) < 2.0**31]
 
     steps, y = onnx_pair(dtype).run(
         None, {"x": x, "scale": np.array(scale, np.float32), "z": np.array(zero, np.int32)}
