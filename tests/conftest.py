@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +31,16 @@ def cli() -> Callable[..., Result]:
     Of the result, `stdout` and `stderr` are text, `stdout_bytes` what a pipe would carry, and
     `exit_code` what the shell sees.
     """
+    logger = logging.getLogger("qtool")
 
     def run(*args: object, input: bytes | str | None = None) -> Result:
-        command: Any = [str(arg) for arg in args]
-        return CliRunner().invoke(qtool, command, input=input, catch_exceptions=False)
+        level, *rest = logger.level, logger.handlers, logger.propagate
+        try:
+            typed = [str(arg) for arg in args]
+            return CliRunner().invoke(qtool, typed, input=input, catch_exceptions=False)
+        finally:  # a command listens to the library until its process ends
+            logger.setLevel(level)
+            logger.handlers, logger.propagate = rest
 
     return run
 
