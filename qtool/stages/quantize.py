@@ -200,12 +200,26 @@ def _qparams(group: Group, statistics: Statistics, options: Options) -> QParams:
     fixed = qdq.fixed_qparams(group)
     if fixed is not None:
         return fixed
+    if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
+        return _softmax_qparams(options.activations)
     low, high = _range(group, statistics, options)
     for constant in group.constants:
         values = array(constant)
         low = min(low, float(np.min(values, initial=0.0)))
         high = max(high, float(np.max(values, initial=0.0)))
     return from_range(low, high, options.activations, symmetric=options.activation_symmetric)
+
+
+def _is_softmax(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax"
+
+
+def _softmax_qparams(dtype: str) -> QParams:
+    """Return a scale of one over the number of integers: with others QLinearSoftmax is biased."""
+    qmin, qmax = limits(dtype)
+    scale = np.asarray(1 / (qmax - qmin + 1), np.float32)
+    return QParams(scale, np.asarray(qmin, np.int32), dtype)
 
 
 def _range(group: Group, statistics: Statistics, options: Options) -> tuple[float, float]:
