@@ -16,6 +16,7 @@ from qtool.passes.remove_identities import remove_identities
 from qtool.passes.remove_unused import remove_unused
 from qtool.passes.resolve_if import resolve_if
 from qtool.passes.rewriting import Pass
+from qtool.passes.unflatten_softmax import unflatten_softmax
 
 PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, again and again
     "bind-defaults": bind_defaults,
@@ -24,6 +25,7 @@ PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, a
     "fold-shapes": fold_shapes,
     "fold-constants": fold_constants,
     "resolve-if": resolve_if,
+    "unflatten-softmax": unflatten_softmax,
     "explicit-pads": explicit_pads,
     "merge-pad": merge_pad,
     "plain-gemm": plain_gemm,

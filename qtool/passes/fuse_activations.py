@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qtool.errors import UnsupportedError
 from qtool.model import Model, array, attribute, constant
 from qtool.passes.opset import raise_opset
-from qtool.passes.rewriting import Editor, Pass, rewrites
+from qtool.passes.rewriting import Editor, Pass, produced, rewrites
 
 log = logging.getLogger("qtool")
 
@@ -31,12 +31,6 @@ def needing(version: int, fuse: Pass) -> Pass:
             return model
 
     return run
-
-
-def produced(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """Return the node of one of these ONNX types that computes value, or None."""
-    node = None if value is None else value.producer()
-    return node if node is not None and node.domain == "" and node.op_type in op_types else None
 
 
 def number(value: ir.Value | None) -> float | None:
@@ -123,15 +117,22 @@ def _hardswish(node: ir.Node, editor: Editor) -> bool:
 
 @rewrites("Mul")
 def _gelu(node: ir.Node, editor: Editor) -> bool:
-    """Make 0.5 * x * (1 + erf(x / sqrt(2))), multiplied in any order, a Gelu (opset 20)."""
+    """Make 0.5 * x * (1 + erf(x / sqrt(2))), multiplied in any order, a Gelu (opset 20).
+
+    With tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)) in the place of erf it is the approximate one.
+    """
     factors = list(_factors(node))
     halves = [value for value in factors if is_number(value, 0.5)]
-    gates = [value for value in factors if _erf_input(value) is not None]
-    rest = [value for value in factors if value not in halves and value not in gates]
-    if (len(halves), len(gates), len(rest)) != (1, 1, 1) or _erf_input(gates[0]) is not rest[0]:
+    rest = [value for value in factors if value not in halves]
+    if len(halves) != 1 or len(rest) != 2:
         return False
-    editor.replace(node, ir.node("Gelu", [rest[0]], name=node.name))
-    return True
+    for x, gate in (rest, rest[::-1]):
+        for wave, approximate in ((_erf_input, "none"), (_tanh_input, "tanh")):
+            if x is not None and wave(gate) is x:
+                new = ir.node("Gelu", [x], {"approximate": approximate}, name=node.name)
+                editor.replace(node, new)
+                return True
+    return False
 
 
 def _factors(node: ir.Node) -> Iterator[ir.Value | None]:
@@ -157,6 +158,36 @@ def _erf_input(value: ir.Value | None) -> ir.Value | None:
             return scaled.inputs[0] if is_number(scaled.inputs[1], math.sqrt(2)) else None
         return next((x for x, k in operands(scaled) if is_number(k, math.sqrt(0.5))), None)
     return None
+
+
+def _tanh_input(value: ir.Value | None) -> ir.Value | None:
+    """Return x of 1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))."""
+    for tanh, one in _operands_of(value, "Add"):
+        wave = produced(tanh, "Tanh") if is_number(one, 1.0) else None
+        for inner, k in _operands_of(wave.inputs[0], "Mul") if wave is not None else ():
+            if is_number(k, math.sqrt(2 / math.pi)):
+                for x, cubic in _operands_of(inner, "Add"):
+                    if x is not None and _scaled_cube(cubic) is x:
+                        return x
+    return None
+
+
+def _scaled_cube(value: ir.Value | None) -> ir.Value | None:
+    """Return x of 0.044715 * x^3."""
+    for cube, k in _operands_of(value, "Mul"):
+        power = produced(cube, "Pow")
+        if is_number(k, 0.044715) and power is not None and number(power.inputs[1]) == 3:
+            return power.inputs[0]
+    return None
+
+
+def _operands_of(
+    value: ir.Value | None, op_type: str
+) -> Iterator[tuple[ir.Value | None, ir.Value | None]]:
+    """Yield the operands, in both orders, of the node of this type that computes value."""
+    node = produced(value, op_type)
+    if node is not None:
+        yield from operands(node)
 
 
 fuse_hardswish = needing(14, _hardswish)

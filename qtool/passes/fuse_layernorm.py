@@ -7,10 +7,10 @@ import onnx_ir as ir
 
 from qtool.model import attribute, constant
 from qtool.passes.affine import affine_of, input_of
-from qtool.passes.fuse_activations import needing, number, operands, produced
+from qtool.passes.fuse_activations import needing, number, operands
 from qtool.passes.linear import FLOATS
 from qtool.passes.remove_identities import ints, shape_dims
-from qtool.passes.rewriting import Editor, graph_of, only_reader, owned, rewrites
+from qtool.passes.rewriting import Editor, graph_of, only_reader, owned, produced, rewrites
 from qtool.passes.tensors import dims, read
 
 

@@ -9,18 +9,23 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
-from qtool.model import attribute
-from qtool.passes.rewriting import Editor, graph_of, rewrites
+from qtool.model import Model, attribute
+from qtool.passes.rewriting import graph_of
 
 
-@rewrites("BatchNormalization", "Dropout")
-def inference_form(node: ir.Node, editor: Editor) -> bool:
+def inference_form(model: Model) -> Model:
     """Make each BatchNormalization use its running statistics and each Dropout do nothing.
+
+    In the graph, its subgraphs and its functions.
 
     Raises:
         UnsupportedError: batch statistics are an output of the graph, or read by a node.
     """
-    return _dropout(node, editor) if node.op_type == "Dropout" else _batch_norm(node)
+    edited = model.copy()
+    graphs = [edited.graph, *(function.graph for function in edited.ir.functions.values())]
+    nodes = [node for graph in graphs for node in ir.traversal.RecursiveGraphIterator(graph)]
+    changes = [FORMS[n.op_type](n) for n in nodes if n.domain == "" and n.op_type in FORMS]
+    return edited if any(changes) else model
 
 
 def _batch_norm(node: ir.Node) -> bool:
@@ -44,7 +49,7 @@ def _batch_norm(node: ir.Node) -> bool:
     return trained
 
 
-def _dropout(node: ir.Node, editor: Editor) -> bool:
+def _dropout(node: ir.Node) -> bool:
     """The mask, if anything reads it, is all true at inference: such a Dropout stays one."""
     trained = len(node.inputs) > 2
     mask = node.outputs[1] if len(node.outputs) > 1 else None
@@ -56,3 +61,6 @@ def _dropout(node: ir.Node, editor: Editor) -> bool:
     node.resize_inputs(1)
     node.resize_outputs(1)
     return True
+
+
+FORMS = {"BatchNormalization": _batch_norm, "Dropout": _dropout}

@@ -23,7 +23,7 @@ def explicit_pads(node: ir.Node, editor: Editor) -> bool:
     """
     mode = attribute(node, "auto_pad", "NOTSET")
     kernel = _kernel(node)
-    if mode == "NOTSET" or kernel is None:
+    if mode == "NOTSET" or kernel is None or attribute(node, "ceil_mode", 0):
         return False
     pads = [0] * 2 * len(kernel)
     if mode != "VALID":

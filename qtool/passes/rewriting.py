@@ -158,6 +158,12 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return next(iter(value.uses())).node
 
 
+def produced(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """Return the node of one of these ONNX types that computes value, or None."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.domain == "" and node.op_type in op_types else None
+
+
 def rank(value: ir.Value | None) -> int | None:
     """Return the number of dims of a value, or None when it is unknown."""
     return None if value is None or value.shape is None else len(value.shape)

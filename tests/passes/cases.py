@@ -182,6 +182,18 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, int]]] = {
         "{ h = Mul(k, x) a = Mul(x, r) b = Erf(a) c = Add(u, b) y = Mul(h, c) }",
         {"r": np.float32(0.5**0.5), "u": np.float32(1), "k": HALF},
         {"Mul": 2, "Erf": 1, "Add": 1, "Gelu": 1}),
+    "gelu with tanh": ("fuse-gelu", "g (float[N,4] x) => (float[N,4] y) "
+        "{ a = Pow(x, t) b = Mul(a, q) c = Add(x, b) d = Mul(c, r) e = Tanh(d) f = Add(e, u) "
+        "i = Mul(h, x) y = Mul(i, f) }",
+        {"t": np.float32(3), "q": np.float32(0.044715), "r": np.float32((2 / np.pi) ** 0.5),
+         "u": np.float32(1), "h": HALF},
+        {"Pow": 1, "Mul": 3, "Add": 2, "Tanh": 1, "Gelu": 1}),
+    "softmax that was flattened": ("unflatten-softmax", "g (float[N,M,4] x) => (float[N,M,4] y) "
+        "{ a = Flatten<axis=2>(x) b = Softmax<axis=-1>(a) s = Shape(x) y = Reshape(b, s) }", {},
+        {"Flatten": 1, "Softmax": 2, "Shape": 1}),
+    "softmax over two axes": ("unflatten-softmax", "g (float[N,M,4] x) => (float[N,M,4] y) "
+        "{ a = Flatten<axis=1>(x) b = Softmax<axis=-1>(a) s = Shape(x) y = Reshape(b, s) }", {},
+        {"Flatten": 1, "Softmax": 1, "Shape": 1, "Reshape": 1}),
     "layer norm": ("fuse-layernorm", "g (float[N,5,4] x) => (float[N,5,4] y) "
         "{ a = ReduceMean<axes=[-1]>(x) b = Sub(x, a) c = Pow(b, t) d = ReduceMean<axes=[2]>(c) "
         "e = Add(d, s) f = Sqrt(e) y = Div(b, f) }",

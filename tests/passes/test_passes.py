@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,31 @@ def assert_passes_keep_outputs(model: Model, inputs: dict[str, np.ndarray]) -> N
         if changed is not result:
             assert_same_outputs(before, changed, inputs)
         result = changed
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_constants_computed_on_demand_are_the_same_as(name, rng, monkeypatch):
+    graph, weights = GRAPHS[name]
+    model = parse(graph, **weights)
+    for module in ("tensors", "fold_constants"):
+        monkeypatch.setattr(import_module(f"qtool.passes.{module}"), "LAZY_BYTES", -1)
+
+    result = PASSES[CASES[name][0]](model)
+
+    assert_same_outputs(model, result, feeds(model, rng))
+
+
+def test_weights_in_external_data_are_folded_and_their_file_is_left_alone(tmp_path, rng):
+    graph, weights = GRAPHS["conv with bias, bn"]
+    ir.save(parse(graph, **weights).ir, tmp_path / "m.onnx", external_data="m.data",
+            size_threshold_bytes=0)  # fmt: skip
+    before = (tmp_path / "m.data").read_bytes()
+    model = infer_shapes(Model(ir.load(tmp_path / "m.onnx")))
+
+    result = PASSES["fold-affine"](model)
+
+    assert_same_outputs(parse(graph, **weights), result, feeds(model, rng))
+    assert (tmp_path / "m.data").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
