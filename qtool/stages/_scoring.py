@@ -116,15 +116,10 @@ def is_classes(output: Array) -> bool:
 
 
 def _choose_target(
-    name: str,
-    metric: Metric,
-    target: str | None,
-    sample: Sample,
-    output: Array,
-    has_reference: bool,
+    name: str, metric: Metric, target: str | None, sample: Sample, output: Array, paired: bool
 ) -> str:
     """Return the given target, or the usual one of the metric that is there."""
-    there = {LABELS: sample.label is not None, INPUT: True, REFERENCE: has_reference}
+    there = {LABELS: sample.label is not None, INPUT: True, REFERENCE: paired}
     if target is not None:
         if target not in metric.against:
             raise UsageError(
