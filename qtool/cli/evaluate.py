@@ -29,8 +29,8 @@ from qtool.cli import options
 @options.threads_option
 @options.json_option
 @options.verbosity_options
-def evaluate(input_, reference, data, output_name, runtime, threads, as_json, max_drop, confident,
-             metric, target, label_key, **sampling):  # fmt: skip
+def evaluate(input_, reference, output_name, runtime, threads, as_json, max_drop, confident,
+             metric, target, **sampling):  # fmt: skip
     """Measure accuracy on sample data, and the drop from a reference.
 
     \b
@@ -45,10 +45,10 @@ def evaluate(input_, reference, data, output_name, runtime, threads, as_json, ma
     stage.check_request(metric, target, runtime=runtime, reference=reference is not None,
                         max_drop=max_drop, confident=confident,
                         preprocess=sampling["preprocess"])  # fmt: skip
+    options.require_data(sampling)
     model = formats.load(input_)
     other = formats.load(reference) if reference else None
-    samples = stage.samples_for(model, other, data, metric=metric, target=target,
-                                label_key=label_key, **sampling)  # fmt: skip
+    samples = stage.samples_for(model, other, metric=metric, target=target, **sampling)
     report = stage.evaluate(
         model, data=samples, reference=other, metric=metric, target=target, output=output_name,
         max_drop=max_drop, confident=confident, runtime=runtime, threads=threads,

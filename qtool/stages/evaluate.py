@@ -81,15 +81,15 @@ def evaluate(
 
 def samples_for(
     model: Model,
-    reference: Model | None,
-    source: str | None,
+    reference: Model | None = None,
     *,
+    data: str | None,
     metric: str | None = None,
     target: str | None = None,
     preprocess: str | Mapping[str, Json] | None = None,
     **options: Any,
 ) -> Samples:
-    """Return the samples that fit both models; options are open_samples'.
+    """Return the samples of data that fit both models; options are open_samples'.
 
     Preprocessing is the given one, else the one that the model carries, else the reference's.
 
@@ -100,7 +100,7 @@ def samples_for(
     if preprocess is None and differ(model.preprocess, theirs):
         log.warning("model and reference carry different preprocessing; both get the model's")
     return open_samples(
-        source,
+        data,
         _common_inputs(model, reference),
         preprocess=preprocess or model.preprocess or theirs,
         labels=wants_labels(metric, target),

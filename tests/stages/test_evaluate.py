@@ -63,7 +63,7 @@ def worse(tmp_path):
 
 def measure(model, source, reference=None, metric=None, target=None, **options):
     opened = {k: options.pop(k) for k in ("batch", "random", "samples") if k in options}
-    samples = samples_for(model, reference, source, metric=metric, target=target, **opened)
+    samples = samples_for(model, reference, data=source, metric=metric, target=target, **opened)
     return evaluate(
         model, data=samples, reference=reference, metric=metric, target=target, **options
     )
@@ -254,7 +254,7 @@ def test_the_models_preprocessing_is_the_default(tmp_path, right, data):
 
     carried = {"channels": "RGB", "scale": 2.0}
 
-    samples = samples_for(right, replace(right, preprocess=carried), data)
+    samples = samples_for(right, replace(right, preprocess=carried), data=data)
 
     assert samples.preprocess == carried
 
@@ -297,7 +297,7 @@ def test_the_command_prints_first_and_then_fails_with_3(cli, right, worse, data,
     ("options", "code", "message"),
     [
         (["--data", "gone.npz"], 1, "error: cannot read gone.npz: there is no such file or folder"),
-        ([], 2, "error: no samples: name them with --data, or use --random"),
+        ([], 2, "error: no samples: give --data, or --random to try without"),
         (["--data", "d", "--metric", "tpo1"], 2, "did you mean 'top1'"),
         (["--data", "d", "--max-drop", "1"], 2, "--reference"),
         (["--data", "d", "--preprocess", "imgnet"], 2, "did you mean 'imagenet'"),
