@@ -84,6 +84,8 @@ class _Inserter:
         self.names = Names(graph)
         self.of = {v: q for g, q in zip(made.groups, qparams, strict=True) for v in g.members}
         self.shared: dict[tuple[Any, ...], list[ir.Value]] = {}
+        self.renamed: dict[str, ir.Value] = {}
+        self.numbers: dict[str, int] = {}
         self.notes: list[str] = []
         # The graph changes under us: what reads what is asked before.
         self.operands = {node: made.activations(node) for node in made.nodes}
@@ -163,24 +165,29 @@ class _Inserter:
 
     def _pair_nodes(self, value: ir.Value) -> tuple[ir.Node, ir.Node]:
         qparams = self.of[value]
-        params = self._params(qparams, value.name or "")
+        params = self._params(qparams)
         q = ir.node("QuantizeLinear", [value, *params], name="")
         dq = ir.node("DequantizeLinear", [q.outputs[0], *params], name="")
-        q.outputs[0].name = self.names(f"{value.name}_q")
-        dq.outputs[0].name = self.names(f"{value.name}_dq")
+        q.outputs[0].name = self._short("q")
+        dq.outputs[0].name = self._short("dq")
         q.outputs[0].type = ir.TensorType(params[1].dtype or ir.DataType.UINT8)
         dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         q.outputs[0].shape = dq.outputs[0].shape = value.shape
         return q, dq
 
-    def _params(self, qparams: QParams, name: str) -> list[ir.Value]:
+    def _short(self, stem: str) -> str:
+        """Return a new name that costs few bytes: each stands in a file two or three times."""
+        number = self.numbers[stem] = self.numbers.get(stem, 0) + 1
+        return self.names(f"{stem}{number}")
+
+    def _params(self, qparams: QParams) -> list[ir.Value]:
         """Return the scale and zero_point initializers; tensors of one group share them."""
         key = ("params", id(qparams))
         if key not in self.shared:
             zero = qparams.zero_point.astype(STORAGE[qparams.dtype])
             self.shared[key] = [
-                add_initializer(self.graph, self.names(f"{name}_scale"), qparams.scale),
-                add_initializer(self.graph, self.names(f"{name}_zero_point"), zero),
+                add_initializer(self.graph, self._short("scale"), qparams.scale),
+                add_initializer(self.graph, self._short("zero"), zero),
             ]
         return self.shared[key]
 
@@ -206,22 +213,28 @@ class _Inserter:
         """Return the output of a DequantizeLinear of the constant, one for each qparams."""
         key = (value, qparams.scale.tobytes(), qparams.zero_point.tobytes(), qparams.axis)
         if key not in self.shared:
-            name = value.name or "weight"
             integers = to_storage(values.astype(np.float32, copy=False), qparams)
-            q = add_initializer(self.graph, self.names(f"{name}_q"), integers)
-            self.shared[key] = [self._dequantize_node(q, name, qparams)]
+            q = self._integers(value, integers)
+            self.shared[key] = [self._dequantize_node(q, qparams)]
         return self.shared[key][0]
 
-    def _dequantize_node(self, q: ir.Value, name: str, qparams: QParams) -> ir.Value:
+    def _integers(self, value: ir.Value, integers: npt.NDArray[Any]) -> ir.Value:
+        """Return a new constant, which takes over the name of the one that it replaces."""
+        q = add_initializer(self.graph, self.names(f"{value.name}_q"), integers)
+        if value.is_initializer():
+            self.renamed.setdefault(value.name or "", q)
+        return q
+
+    def _dequantize_node(self, q: ir.Value, qparams: QParams) -> ir.Value:
         """Return the output of a new DequantizeLinear; a zero point of 0 needs no bytes."""
         attributes = {} if qparams.axis is None else {"axis": qparams.axis}
-        inputs = [q, add_initializer(self.graph, self.names(f"{name}_scale"), qparams.scale)]
+        inputs = [q, add_initializer(self.graph, self._short("scale"), qparams.scale)]
         if qparams.zero_point.any():
             zero = qparams.zero_point.astype(STORAGE[qparams.dtype])
-            inputs.append(add_initializer(self.graph, self.names(f"{name}_zero_point"), zero))
+            inputs.append(add_initializer(self.graph, self._short("zero"), zero))
         node = ir.node("DequantizeLinear", inputs, attributes, name="")
         output = node.outputs[0]
-        output.name = self.names(f"{name}_dq")
+        output.name = self._short("dq")
         output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), q.shape
         self.graph.insert_before(self.graph[0], node)
         return output
@@ -310,20 +323,20 @@ class _Inserter:
             bias = np.ascontiguousarray(np.broadcast_to(bias.reshape(-1), _channels(node, bias)))
             steps = np.rint(bias.astype(np.float64) / scale.astype(np.float64))
             integers = np.clip(steps, -INT32_MAX, INT32_MAX).astype(np.int32)
-            name = self.names(f"{value.name}_q")
-            q = add_initializer(self.graph, name, integers)
+            q = self._integers(value, integers)
             axis = 0 if scale.ndim else None
             zero = np.zeros(scale.shape, np.int32)
             params = QParams(scale, zero, "int32", axis)
-            node.replace_input_with(
-                rule.bias, self._dequantize_node(q, value.name or "bias", params)
-            )
+            node.replace_input_with(rule.bias, self._dequantize_node(q, params))
 
     def _drop_unused(self) -> None:
         """Remove the float constants that nobody reads any more."""
         for name, value in list(self.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
                 del self.graph.initializers[name]
+        for name, value in self.renamed.items():
+            if name not in self.graph.initializers:
+                value.name = name
 
 
 def _channels(node: ir.Node, bias: npt.NDArray[Any]) -> tuple[int, ...]:

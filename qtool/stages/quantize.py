@@ -204,7 +204,7 @@ def _qparams(group: Group, statistics: Statistics, options: Options) -> QParams:
         return _softmax_qparams(options.activations)
     low, high = _range(group, statistics, options)
     for constant in group.constants:
-        values = array(constant)
+        values = np.asarray(array(constant))
         low = min(low, float(np.min(values, initial=0.0)))
         high = max(high, float(np.max(values, initial=0.0)))
     return from_range(low, high, options.activations, symmetric=options.activation_symmetric)
