@@ -26,6 +26,13 @@ class _Lines(logging.Handler):
         )
 
 
+class _Console(Console):
+    """Leaves it to main() to end the program when nobody reads on; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def listen(level: int) -> None:
     """Send what the library logs at this level and above to standard error."""
     logger = logging.getLogger("qtool")
@@ -36,7 +43,7 @@ def listen(level: int) -> None:
 
 def stderr() -> Console:
     """Return the console of standard error; rich honours NO_COLOR."""
-    return Console(stderr=True)
+    return _Console(stderr=True)
 
 
 def show(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -71,7 +71,8 @@ class Commands(click.Group):
         try:
             with self.make_context(prog_name, typed, **extra) as ctx:
                 self.invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed, as by >&-
+                sys.stdout.flush()
             code = 0
         except click.exceptions.Exit as asked:
             code = asked.exit_code
@@ -124,5 +125,6 @@ def advice(error: click.ClickException) -> str:
 
 def discard_output() -> None:
     """Let the interpreter flush its buffers into nothing when it ends."""
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)

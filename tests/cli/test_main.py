@@ -162,6 +162,26 @@ def test_a_closed_pipe_is_quiet():
     assert (found.returncode, found.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_a_closed_pipe_behind_stderr_is_the_same(sample_models, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    paths = ("-i", sample_models / "mlp.onnx", "-o", tmp_path / "m.onnx")
+
+    found = program("freeze", *paths, stderr=write)
+    os.close(write)
+
+    assert (found.returncode, found.stdout) == (128 + signal.SIGPIPE, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_stdout_is_no_error(sample_models, tmp_path):
+    paths = ("-i", sample_models / "mlp.onnx", "-o", tmp_path / "m.onnx")
+
+    found = program("freeze", "-q", *paths, preexec_fn=lambda: os.close(1), stdout=None)
+
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
