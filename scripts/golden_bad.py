@@ -389,6 +389,8 @@ QTM: dict[str, Callable[[], bytes]] = {
     "manifest-not-json.qtm": text(b"hello"),
     "manifest-not-utf8.qtm": text(b'{"format": "\xff"}'),
     "manifest-nan.qtm": text(b'{"format": NaN}'),
+    "manifest-infinity.qtm": text(b'{"format": 1e999}'),
+    "manifest-half-character.qtm": text(b'{"format": "\\ud800"}'),
     "manifest-deep.qtm": text(b"[" * 9999),
     "manifest-list.qtm": text(b"[]"),
     "other-format.qtm": manifest(lambda m: m.update(format="zip")),

@@ -67,6 +67,7 @@ def not_onnx(data: bytes | memoryview, where: str) -> FormatError:
 def serialize(model: ir.Model) -> bytes:
     """Return the model as the bytes of an ONNX protobuf, the same for the same model."""
     proto = ir.to_proto(model)
+    proto.graph.SetInParent()  # an empty one is there, too
     _drop_known_types(proto.graph)
     return bytes(proto.SerializeToString(deterministic=True))
 

@@ -129,6 +129,8 @@ class _Check:
             for name in filter(None, node.input):
                 self._use(name, label, scopes)
             self._attributes(node.attribute, scopes, label)
+            while node.output and not node.output[-1]:
+                node.output.pop()  # one without a name, at the end, is the same as none
             scope.made.update(node.output)
 
     def _use(self, name: str, label: str, scopes: Sequence[_Scope]) -> None:
