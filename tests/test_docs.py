@@ -44,6 +44,13 @@ def test_links_to_files_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_readme_leads_to_every_page(page):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    assert page.name == "README.md" or f"]({page.relative_to(ROOT)})" in readme
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_in_the_documentation_can_be_typed(page):
     context = click.Context(qtool, info_name="qtool")
 
