@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import mmap
 import shutil
 import struct
 import tempfile
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,13 @@ CHUNK = 1 << 20
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., length of name, length of extra
 
 
+class Opened(NamedTuple):
+    """The values of an array, and what gives back the memory of those read so far."""
+
+    values: Array
+    forget: Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Stored:
     """An array whose values are not read yet; name says which, of which file."""
@@ -37,7 +45,7 @@ class Stored:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    open: Callable[[], Array]
+    open: Callable[[], Opened]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class _Header:
 
 def stored(array: Array, name: str) -> Stored:
     """Return an array in memory as one that is stored."""
-    return Stored(name, array.shape, array.dtype, lambda: array)
+    return Stored(name, array.shape, array.dtype, lambda: Opened(array, _nothing))
 
 
 def stored_arrays(path: Path) -> dict[str, Stored]:
@@ -90,7 +98,7 @@ def _open_npy(path: Path) -> Stored:
     size = path.stat().st_size
     if header.end > size and not header.dtype.hasobject:
         raise FormatError(f"{path}: the array needs {header.end} bytes but the file has {size}")
-    return Stored(str(path), header.shape, header.dtype, partial(_map, path, header, 0))
+    return Stored(str(path), header.shape, header.dtype, partial(_map_file, path, header, 0))
 
 
 def _open_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Stored:
@@ -103,7 +111,7 @@ def _open_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
         start = _start(path, member)
         if start + header.end > path.stat().st_size:
             raise FormatError(f"{name} ends behind the end of the file; get the file again")
-        return Stored(name, header.shape, header.dtype, partial(_map, path, header, start))
+        return Stored(name, header.shape, header.dtype, partial(_map_file, path, header, start))
     unpack = partial(_unpack, path, member.filename, header, name)
     return Stored(name, header.shape, header.dtype, unpack)
 
@@ -131,42 +139,63 @@ def _start(path: Path, member: zipfile.ZipInfo) -> int:
     return int(member.header_offset + LOCAL_HEADER.size + name + extra)
 
 
-def _map(file: Any, header: _Header, start: int) -> Array:
-    refuse_objects(header.dtype, str(file))
-    if 0 in header.shape or header.dtype.itemsize == 0:
-        return np.zeros(header.shape, header.dtype)
+def _map_file(path: Path, header: _Header, start: int) -> Opened:
+    refuse_objects(header.dtype, str(path))
+    try:
+        with path.open("rb") as file:
+            return _map(file, header, start)
+    except (OSError, ValueError) as error:
+        raise QtoolError(f"cannot read {path}: {error}") from None
+
+
+def _map(file: IO[bytes], header: _Header, start: int) -> Opened:
+    """Return the array that begins at start in the file, mapped; the file may then be closed."""
     order: Any = "F" if header.fortran else "C"
-    offset = start + header.offset
-    return np.memmap(file, header.dtype, "r", offset, header.shape or (1,), order).reshape(
-        header.shape, order=order
-    )
+    if header.end == header.offset:
+        return Opened(np.zeros(header.shape, header.dtype), _nothing)
+    pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    values = np.frombuffer(
+        pages, header.dtype, math.prod(header.shape), start + header.offset
+    ).reshape(header.shape, order=order)
+    if not hasattr(pages, "madvise"):
+        return Opened(values, _nothing)
+    return Opened(values, partial(pages.madvise, mmap.MADV_DONTNEED))
 
 
-def _unpack(path: Path, member: str, header: _Header, name: str) -> Array:
+def _nothing() -> None:
+    """Arrays in memory cannot be forgotten."""
+
+
+def _unpack(path: Path, member: str, header: _Header, name: str) -> Opened:
+    """Return a compressed member, unpacked into memory or a temporary file."""
     refuse_objects(header.dtype, name)
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as source:
             if header.end <= MAX_IN_MEMORY:
-                values = np.frombuffer(
-                    _exactly(source, header.end, name), header.dtype, offset=header.offset
-                )
-                return values.reshape(header.shape, order="F" if header.fortran else "C")
-            free = shutil.disk_usage(tempfile.gettempdir()).free
-            if header.end > free:
-                raise DataError(
-                    f"{name} unpacks to {header.end} bytes but {tempfile.gettempdir()} has only "
-                    f"{free} free; write it with numpy.savez, or set TMPDIR to a larger disk"
-                )
-            with tempfile.TemporaryFile() as file:
-                shutil.copyfileobj(source, file, CHUNK)
-                file.flush()
-                if file.tell() != header.end:
-                    raise FormatError(f"{name} is cut short; get the file again")
-                return _map(file, header, 0)
+                content = _exactly(source, header.end, name)
+                flat = np.frombuffer(content, header.dtype, offset=header.offset)
+                order: Any = "F" if header.fortran else "C"
+                return Opened(flat.reshape(header.shape, order=order), _nothing)
+            return _unpack_to_disk(source, header, name)
     except OSError as error:
         raise QtoolError(f"cannot unpack {name}: {error.strerror or error}") from None
     except _DAMAGED as error:
         raise FormatError(f"{name} is damaged: {error}; get the file again") from None
+
+
+def _unpack_to_disk(source: IO[bytes], header: _Header, name: str) -> Opened:
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if header.end > free:
+        raise DataError(
+            f"{name} unpacks to {header.end} bytes but {tempfile.gettempdir()} has only "
+            f"{free} free; write it with numpy.savez, or set TMPDIR to a larger disk"
+        )
+    with tempfile.TemporaryFile() as file:
+        shutil.copyfileobj(source, file, CHUNK)
+        file.flush()
+        if file.tell() != header.end:
+            raise FormatError(f"{name} is cut short; get the file again")
+        return _map(file, header, 0)
 
 
 def _exactly(source: IO[bytes], length: int, name: str) -> bytes:

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qtool.data.arrays import Stored, refuse_objects
+from qtool.data.arrays import Opened, Stored, refuse_objects
 from qtool.data.inputs import Input, cast_problem, find_arrangement, fits, shape_text
 from qtool.data.samples import Item
 from qtool.errors import DataError
 from qtool.registry import unknown
 
 Array = npt.NDArray[Any]
-CHECK_BYTES = 16 << 20  # read at a time when looking for NaN
+CHECK_BYTES = 8 << 20  # read at a time when looking for NaN, and before pages are given back
 
 
 class Table:
@@ -48,7 +48,8 @@ class Table:
             _check_label(label, self.n)
         self._rows = frozenset(n for n, use in self._uses.items() if use in ("rows", "one"))
         self.floats = any(array.dtype.kind == "f" for array in arrays.values())
-        self._opened: dict[str, Array] = {}
+        self._opened: dict[str, Opened] = {}
+        self._touched_bytes = 0
         self._lock = threading.Lock()
 
     def read(self, index: int) -> Item:
@@ -58,6 +59,7 @@ class Table:
             for name, use in self._uses.items()
             for array in (self._open(self._arrays[name]),)
         }
+        self._touch(sum(array.nbytes for array in feeds.values()))
         return Item(feeds, self._rows, self.label_of(index), self._where(index))
 
     def items(self) -> Iterator[Item]:
@@ -77,6 +79,7 @@ class Table:
             for start in range(0, len(chosen), step):
                 some = chosen[start : start + step]
                 finite = np.isfinite(rows[some].reshape(len(some), -1)).all(axis=1)
+                self._touch(rows[:1].nbytes * len(some))
                 if not finite.all():
                     bad = int(some[int(np.argmin(finite))])
                     raise DataError(
@@ -106,7 +109,16 @@ class Table:
         with self._lock:
             if array.name not in self._opened:
                 self._opened[array.name] = array.open()
-            return self._opened[array.name]
+            return self._opened[array.name].values
+
+    def _touch(self, n_bytes: int) -> None:
+        """Give mapped pages back now and then, so that memory does not grow with the samples."""
+        with self._lock:
+            self._touched_bytes += n_bytes
+            if self._touched_bytes > CHECK_BYTES:
+                self._touched_bytes = 0
+                for opened in self._opened.values():
+                    opened.forget()
 
     def label_of(self, index: int) -> Array | None:
         """Return the label of sample index."""
