@@ -7,7 +7,6 @@ replaced by ceil(K / B), as ONNX defines since opset 21.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,10 +117,6 @@ def _integers(
         weight = _values(tensor)
         rows = weight if blocks is None else blocks.rows(weight)
         stored = to_storage(rows, qparams)
-        del weight, rows
-        if isinstance(tensor, ir.ExternalTensor):
-            with suppress(BufferError):  # someone else still reads the mapping
-                tensor.release()
         return ir.Tensor(stored if blocks is None else blocks.unrows(stored))
 
     if isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):

@@ -69,16 +69,18 @@ def test_minmax_errs_by_at_most_half_a_step(weight):
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("axis", [None, 0, 1])
-def test_mse_is_never_worse_than_minmax(axis, scheme, rng):
-    weight = rng.standard_t(3, (8, 50)).astype(np.float32)
+@pytest.mark.parametrize("n", [50, 500])
+def test_mse_is_never_worse_than_minmax(n, axis, scheme, rng):
+    weight = rng.standard_t(3, (8, n)).astype(np.float32)
 
     assert squared_error(weight, axis, "mse", **scheme) <= squared_error(
         weight, axis, "minmax", **scheme
     ) * (1 + 1e-6)
 
 
-def test_mse_comes_near_the_best_of_a_fine_search(rng):
-    weight = rng.standard_t(4, 4000).astype(np.float32)
+@pytest.mark.parametrize("n", [200, 4000])
+def test_mse_comes_near_the_best_of_a_fine_search(n, rng):
+    weight = rng.standard_t(4, n).astype(np.float32)
     peak = np.abs(weight).max()
 
     def error(scale):
@@ -90,11 +92,12 @@ def test_mse_comes_near_the_best_of_a_fine_search(rng):
     assert found <= best * 1.01
 
 
-def test_mse_does_not_depend_on_how_many_channels_are_searched_at_once(rng, monkeypatch):
-    weight = rng.normal(size=(7, 30)).astype(np.float32)
+@pytest.mark.parametrize("n", [30, 300])
+def test_mse_does_not_depend_on_how_many_channels_are_searched_at_once(n, rng, monkeypatch):
+    weight = rng.normal(size=(7, n)).astype(np.float32)
     _, whole = quantize_weight(weight, method="mse", dtype="int4", axis=0)
 
-    monkeypatch.setattr(import_module("qtool.quant.weights.mse"), "CHUNK", 31)
+    monkeypatch.setattr(import_module("qtool.quant.weights.mse"), "CHUNK", 2 * n + 1)
     _, parts = quantize_weight(weight, method="mse", dtype="int4", axis=0)
 
     np.testing.assert_array_equal(whole.scale, parts.scale)
