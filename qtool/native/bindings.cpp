@@ -65,11 +65,9 @@ nb::tuple histogram_state(const Histogram& histogram) {
   while (last > first && last[-1] == 0) --last;
   const bool empty = state.count == 0;
   const int64_t lowest = empty ? 0 : first - state.counts - qtool::kBins;
-  // + 0: the sign of a zero must not depend on which of -0 and 0 came first.
-  return nb::make_tuple(empty ? 0.0 : double{state.extremes.minimum} + 0.0,
-                        empty ? 0.0 : double{state.extremes.maximum} + 0.0, state.count,
-                        state.n_zeros, state.exponent, lowest,
-                        copied(first, {static_cast<size_t>(last - first)}));
+  return nb::make_tuple(empty ? 0.0f : qtool::minimum(state.extremes),
+                        empty ? 0.0f : qtool::maximum(state.extremes), state.count, state.n_zeros,
+                        state.exponent, lowest, copied(first, {static_cast<size_t>(last - first)}));
 }
 
 void histogram_add(Histogram& histogram, double minimum, double maximum, int64_t n_zeros,
@@ -79,10 +77,9 @@ void histogram_add(Histogram& histogram, double minimum, double maximum, int64_t
            double{static_cast<float>(x)} == x;
   };
   require(is_float(minimum) && is_float(maximum), "minimum and maximum must be float32 values");
-  const float largest = static_cast<float>(std::max(std::abs(minimum), std::abs(maximum)));
-  qtool::Extremes extremes{0, static_cast<float>(minimum), static_cast<float>(maximum)};
-  std::memcpy(&extremes.magnitude, &largest, sizeof largest);
-  require(exponent == qtool::exponent_for(extremes.magnitude), "exponent does not fit the range");
+  const qtool::Extremes extremes =
+      qtool::between(static_cast<float>(minimum), static_cast<float>(maximum));
+  require(exponent == qtool::exponent_for(extremes), "exponent does not fit the range");
   require(minimum <= maximum, "minimum is above maximum");
 
   require_aligned(counts);

@@ -22,7 +22,7 @@ from qtool.shapes import infer_shapes
 from qtool.statistics.budget import Pass, megabytes, plan_passes, spilled
 from qtool.statistics.gram import FLOATS, Gram, Layer, gram_layers
 from qtool.statistics.histogram import BYTES as HISTOGRAM_BYTES
-from qtool.statistics.histogram import SCRATCH_BYTES, Histogram
+from qtool.statistics.histogram import Histogram
 
 log = logging.getLogger("qtool")
 
@@ -144,7 +144,7 @@ def _planned(
     tensors = list(tensors)
     outputs = {*tensors, *(layer.tensor for layer in layers)}
     fixed = resident_bytes() + session_bytes(model, outputs, threads)
-    base = fixed + len(tensors) * HISTOGRAM_BYTES + threads * SCRATCH_BYTES
+    base = fixed + len(tensors) * HISTOGRAM_BYTES
     passes = plan_passes(layers, threads=threads, base_bytes=base, memory=memory)
     peak = megabytes(max(planned.n_bytes for planned in passes))
     plural = "es" if len(passes) > 1 else ""

@@ -19,7 +19,6 @@ from qtool.model import TensorStatistics
 
 N_BINS = 8192  # bins a histogram can have, both sides together
 BYTES = 8 * N_BINS  # memory of one Histogram
-SCRATCH_BYTES = 4 * 4 * N_BINS + (1 << 13)  # of each thread that updates any
 
 
 class Histogram:

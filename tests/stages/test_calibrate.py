@@ -21,7 +21,7 @@ from qtool.shapes import infer_shapes
 from qtool.stages.calibrate import calibrate
 from qtool.stages.merge import merge
 from qtool.statistics.gram import gram_layers, matrix
-from qtool.statistics.histogram import BYTES, SCRATCH_BYTES
+from qtool.statistics.histogram import BYTES
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -147,7 +147,7 @@ def test_a_memory_budget_changes_the_passes_only(model, samples, monkeypatch, ca
     monkeypatch.setattr("qtool.stages.calibrate.session_bytes", lambda *args: 0)
     caplog.set_level(logging.INFO, "qtool")
     first, _ = gram_layers(infer_shapes(model))
-    memory = 4 * BYTES + SCRATCH_BYTES + first.state_bytes + first.scratch_bytes
+    memory = 4 * BYTES + first.state_bytes + first.scratch_bytes
 
     limited = calibrate(model, data=samples, gram=True, memory=memory, threads=1)
 

@@ -28,37 +28,22 @@ constexpr Compress kCompress;
 
 }  // namespace
 
-void histogram_scan__avx2(const float* x, size_t n, Extremes& extremes) noexcept {
-  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
-  __m256i magnitude = _mm256_setzero_si256();
-  __m256 minimum = _mm256_set1_ps(extremes.minimum), maximum = _mm256_set1_ps(extremes.maximum);
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const __m256 v = _mm256_loadu_ps(x + i);
-    magnitude = _mm256_max_epu32(magnitude, _mm256_and_si256(_mm256_castps_si256(v), mask));
-    minimum = _mm256_min_ps(v, minimum);
-    maximum = _mm256_max_ps(v, maximum);
-  }
-  uint32_t magnitudes[kLanes];
-  float minima[kLanes], maxima[kLanes];
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(magnitudes), magnitude);
-  _mm256_storeu_ps(minima, minimum);
-  _mm256_storeu_ps(maxima, maximum);
-  for (size_t lane = 0; lane < kLanes; ++lane) {
-    if (magnitudes[lane] > extremes.magnitude) extremes.magnitude = magnitudes[lane];
-    if (minima[lane] < extremes.minimum) extremes.minimum = minima[lane];
-    if (maxima[lane] > extremes.maximum) extremes.maximum = maxima[lane];
-  }
-  for (; i < n; ++i) scan_one(x[i], extremes);
-}
-
-size_t histogram_bin__avx2(const float* x, size_t n, float per_width, uint16_t* bins) noexcept {
+size_t histogram_bin__avx2(const float* x, size_t n, float per_width, Extremes& extremes,
+                           uint16_t* bins) noexcept {
   const __m256 scale = _mm256_set1_ps(per_width), zero = _mm256_setzero_ps();
   const __m256i origin = _mm256_set1_epi32(kBins);
+  __m256i highest = _mm256_set1_epi32(extremes.highest);
+  __m256i lowest = _mm256_set1_epi32(static_cast<int>(extremes.lowest));
+  __m256i nearest = _mm256_set1_epi32(static_cast<int>(extremes.nearest));
   uint16_t* out = bins;
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     const __m256 v = _mm256_loadu_ps(x + i);
+    const __m256i bits = _mm256_castps_si256(v);
+    highest = _mm256_max_epi32(highest, bits);
+    lowest = _mm256_max_epu32(lowest, bits);
+    nearest = _mm256_min_epu32(nearest, bits);
+
     const __m256 scaled = _mm256_mul_ps(v, scale);
     // A negative product that underflowed to 0 belongs to bin -1: all ones, which is -1.
     const __m256 lost =
@@ -73,7 +58,15 @@ size_t histogram_bin__avx2(const float* x, size_t n, float per_width, uint16_t* 
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_shuffle_epi8(packed, order));
     out += __builtin_popcount(static_cast<unsigned>(counted));
   }
-  out += bin_rest(x + i, n - i, per_width, out);
+  alignas(32) int32_t tops[kLanes], bottoms[kLanes], rests[kLanes];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(tops), highest);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(bottoms), lowest);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(rests), nearest);
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    merge_lane(tops[lane], static_cast<uint32_t>(bottoms[lane]), static_cast<uint32_t>(rests[lane]),
+               extremes);
+  }
+  out += bin_rest(x + i, n - i, per_width, extremes, out);
   return static_cast<size_t>(out - bins);
 }
 

@@ -7,41 +7,49 @@ namespace {
 
 constexpr size_t kLanes = 16;
 
-__mmask16 first_lanes(size_t n) noexcept {
-  return static_cast<__mmask16>(n >= kLanes ? 0xffffu : (1u << n) - 1);
+// Rounded down, x * per_width + 2**23 + kBins is 2**23 + kBins + bin, whose low 16 bits are the
+// result; the product is exact within it, so that nothing underflows.
+constexpr float kMagic = 0x1p23f + kBins;
+
+uint16_t* store_bins(__m512 x, __m512 scale, __m512 magic, uint16_t* bins) noexcept {
+  constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  const __mmask16 counted = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NEQ_OQ);
+  const __m512i bin = _mm512_castps_si512(_mm512_fmadd_round_ps(x, scale, magic, kDown));
+  const __m512i kept = _mm512_maskz_compress_epi32(counted, bin);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bins), _mm512_cvtepi32_epi16(kept));
+  return bins + __builtin_popcount(counted);
 }
 
 }  // namespace
 
-void histogram_scan__avx512(const float* x, size_t n, Extremes& extremes) noexcept {
-  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
-  __m512i magnitude = _mm512_set1_epi32(static_cast<int>(extremes.magnitude));
-  __m512 minimum = _mm512_set1_ps(extremes.minimum), maximum = _mm512_set1_ps(extremes.maximum);
-  for (size_t i = 0; i < n; i += kLanes) {
-    const __mmask16 lanes = first_lanes(n - i);
-    const __m512 v = _mm512_maskz_loadu_ps(lanes, x + i);
-    magnitude = _mm512_max_epu32(magnitude, _mm512_and_si512(_mm512_castps_si512(v), mask));
-    minimum = _mm512_mask_min_ps(minimum, lanes, minimum, v);
-    maximum = _mm512_mask_max_ps(maximum, lanes, maximum, v);
-  }
-  extremes = {static_cast<uint32_t>(_mm512_reduce_max_epu32(magnitude)),
-              _mm512_reduce_min_ps(minimum), _mm512_reduce_max_ps(maximum)};
-}
-
-// Rounding down in the multiplication, too, keeps a product that underflows below 0.
-size_t histogram_bin__avx512(const float* x, size_t n, float per_width, uint16_t* bins) noexcept {
-  constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-  const __m512 scale = _mm512_set1_ps(per_width);
-  const __m512i origin = _mm512_set1_epi32(kBins);
+size_t histogram_bin__avx512(const float* x, size_t n, float per_width, Extremes& extremes,
+                             uint16_t* bins) noexcept {
+  const __m512 scale = _mm512_set1_ps(per_width), magic = _mm512_set1_ps(kMagic);
+  __m512i highest = _mm512_set1_epi32(extremes.highest);
+  __m512i lowest = _mm512_set1_epi32(static_cast<int>(extremes.lowest));
+  __m512i nearest = _mm512_set1_epi32(static_cast<int>(extremes.nearest));
   uint16_t* out = bins;
-  for (size_t i = 0; i < n; i += kLanes) {
-    const __m512 v = _mm512_maskz_loadu_ps(first_lanes(n - i), x + i);
-    const __mmask16 counted = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_OQ);
-    __m512i bin = _mm512_cvt_roundps_epi32(_mm512_mul_round_ps(v, scale, kDown), kDown);
-    bin = _mm512_maskz_compress_epi32(counted, _mm512_add_epi32(bin, origin));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(bin));
-    out += __builtin_popcount(counted);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const __m512 v = _mm512_loadu_ps(x + i);
+    const __m512i bits = _mm512_castps_si512(v);
+    highest = _mm512_max_epi32(highest, bits);
+    lowest = _mm512_max_epu32(lowest, bits);
+    nearest = _mm512_min_epu32(nearest, bits);
+    out = store_bins(v, scale, magic, out);
   }
+  if (i < n) {
+    const __mmask16 rest = static_cast<__mmask16>((1u << (n - i)) - 1);
+    const __m512 v = _mm512_maskz_loadu_ps(rest, x + i);
+    const __m512i bits = _mm512_castps_si512(v);
+    highest = _mm512_mask_max_epi32(highest, rest, highest, bits);
+    lowest = _mm512_mask_max_epu32(lowest, rest, lowest, bits);
+    nearest = _mm512_mask_min_epu32(nearest, rest, nearest, bits);
+    out = store_bins(v, scale, magic, out);
+  }
+  extremes.highest = _mm512_reduce_max_epi32(highest);
+  extremes.lowest = _mm512_reduce_max_epu32(lowest);
+  extremes.nearest = _mm512_reduce_min_epu32(nearest);
   return static_cast<size_t>(out - bins);
 }
 

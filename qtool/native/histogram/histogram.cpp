@@ -3,101 +3,100 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
+
+#include "histogram/one.h"
 
 namespace qtool {
 namespace {
 
 const HistogramVariant kVariants[] = {
-#define QTOOL_HISTOGRAM(isa, scan, bin) {isa, scan, bin},
+#define QTOOL_HISTOGRAM(isa, bin) {isa, bin},
 #include "histogram/kernels.inc"
 #undef QTOOL_HISTOGRAM
 };
 
-constexpr size_t kBlock = 4096;             // elements: 16 KiB, which stays in the first cache
-constexpr size_t kFew = 1024;               // elements that are not worth a flush of the tables
-constexpr size_t kFlush = size_t{1} << 31;  // elements whose counts surely fit 32 bits
-constexpr uint32_t kInfinity = 0x7f800000;
+constexpr size_t kBlock = 4096;  // elements: 16 KiB, which stays in the first cache
+constexpr uint32_t kSign = 0x80000000;
 
-int bin_of(float x, int exponent) noexcept {
-  return static_cast<int>(std::floor(std::ldexp(static_cast<double>(x), -exponent)));
+float from_bits(uint32_t bits) noexcept {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x == 0 ? 0.0f : x;
+}
+
+// Runs of equal values, such as a clamp leaves, are added as one: else each increment would wait
+// for the store of the one before.
+void increment_runs(const uint16_t* bins, size_t n, int64_t* counts) noexcept {
+  for (size_t i = 0; i < n;) {
+    const size_t start = i;
+    while (i < n && bins[i] == bins[start]) ++i;
+    counts[bins[start]] += static_cast<int64_t>(i - start);
+  }
+}
+
+void increment(const uint16_t* bins, size_t n, int64_t* counts) noexcept {
+  constexpr size_t kStep = 16;
+  size_t i = 0;
+  for (; i + kStep <= n; i += kStep) {
+    if (bins[i] == bins[i + kStep - 1]) {  // perhaps a run; in most data hardly ever
+      increment_runs(bins + i, kStep, counts);
+      continue;
+    }
+    for (size_t j = i; j < i + kStep; ++j) ++counts[bins[j]];
+  }
+  for (; i < n; ++i) ++counts[bins[i]];
 }
 
 }  // namespace
 
-// Four tables take turns, so that runs of equal values do not wait for each other's stores.
-// They are all zero between two updates.
-struct Histogram::Tables {
-  uint32_t counts[4][2 * kBins] = {};
-  uint16_t bins[kBlock + kSlack];
-  size_t pending = 0;  // elements counted
+float minimum(const Extremes& extremes) noexcept {
+  return from_bits(extremes.lowest >= kSign ? extremes.lowest : extremes.nearest);
+}
 
-  void increment(size_t counted) noexcept {
-    size_t i = 0;
-    for (; i + 4 <= counted; i += 4) {
-      ++counts[0][bins[i]];
-      ++counts[1][bins[i + 1]];
-      ++counts[2][bins[i + 2]];
-      ++counts[3][bins[i + 3]];
-    }
-    for (; i < counted; ++i) ++counts[0][bins[i]];
-    pending += counted;
-  }
+float maximum(const Extremes& extremes) noexcept {
+  return from_bits(extremes.highest >= 0 ? static_cast<uint32_t>(extremes.highest)
+                                         : extremes.nearest);
+}
 
-  static Tables& of_this_thread() {
-    static thread_local const std::unique_ptr<Tables> tables = std::make_unique<Tables>();
-    return *tables;
-  }
-};
+Extremes between(float minimum, float maximum) noexcept {
+  Extremes extremes;
+  see_one(minimum, extremes);
+  see_one(maximum, extremes);
+  return extremes;
+}
 
-int exponent_for(uint32_t magnitude) noexcept {
-  return std::max(static_cast<int>(magnitude >> 23) - 127 - 11, kMinExponent);
+int exponent_for(const Extremes& extremes) noexcept {
+  const uint32_t positive = static_cast<uint32_t>(std::max(extremes.highest, 0));
+  const uint32_t negative = extremes.lowest >= kSign ? extremes.lowest - kSign : 0;
+  const int biased = static_cast<int>(std::max(positive, negative) >> 23);
+  return std::max(biased - 127 - 11, kMinExponent);
 }
 
 Histogram::Histogram(const char* isa) : kernels_(select(kVariants, isa)) {}
 
-bool Histogram::update(const float* x, size_t n) {
-  Tables& tables = Tables::of_this_thread();
+bool Histogram::update(const float* x, size_t n) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  bool finite = true;
-  for (size_t i = 0; i < n && finite; i += kBlock) {
-    finite = update_block(x + i, std::min(kBlock, n - i), tables);
-  }
-  flush(tables);
-  return finite;
-}
-
-bool Histogram::update_block(const float* x, size_t n, Tables& tables) noexcept {
-  Extremes extremes = state_.extremes;
-  kernels_.scan(x, n, extremes);
-  if (extremes.magnitude >= kInfinity) return false;
-  const int exponent = exponent_for(extremes.magnitude);
-  if (exponent > state_.exponent || tables.pending + n > kFlush) flush(tables);
-  if (exponent > state_.exponent) grow(exponent);
-  state_.extremes = extremes;
-
-  const size_t counted = kernels_.bin(x, n, std::ldexp(1.0f, -exponent), tables.bins);
-  state_.n_zeros += static_cast<int64_t>(n - counted);
-  state_.count += static_cast<int64_t>(n);
-  if (n < kFew) {
-    for (size_t i = 0; i < counted; ++i) ++state_.counts[tables.bins[i]];
-  } else {
-    tables.increment(counted);
+  for (size_t i = 0; i < n; i += kBlock) {
+    if (!update_block(x + i, std::min(kBlock, n - i))) return false;
   }
   return true;
 }
 
-// Moves the tables' counts to the state; only the bins between minimum and maximum can have any.
-void Histogram::flush(Tables& tables) noexcept {
-  if (tables.pending == 0) return;
-  const int low = bin_of(state_.extremes.minimum, state_.exponent) + kBins;
-  const int high = bin_of(state_.extremes.maximum, state_.exponent) + kBins;
-  auto& counts = tables.counts;
-  for (int bin = low; bin <= high; ++bin) {
-    state_.counts[bin] += counts[0][bin] + counts[1][bin] + counts[2][bin] + counts[3][bin];
+bool Histogram::update_block(const float* x, size_t n) noexcept {
+  uint16_t bins[kBlock + kSlack];
+  Extremes extremes = state_.extremes;
+  size_t counted = kernels_.bin(x, n, std::ldexp(1.0f, -state_.exponent), extremes, bins);
+  const int exponent = exponent_for(extremes);
+  if (exponent > kMaxExponent) return false;
+  if (exponent > state_.exponent) {  // not all bins were legal
+    grow(exponent);
+    counted = kernels_.bin(x, n, std::ldexp(1.0f, -exponent), extremes, bins);
   }
-  for (auto& table : counts) std::fill(table + low, table + high + 1, 0u);
-  tables.pending = 0;
+  increment(bins, counted, state_.counts);
+  state_.extremes = extremes;
+  state_.n_zeros += static_cast<int64_t>(n - counted);
+  state_.count += static_cast<int64_t>(n);
+  return true;
 }
 
 void Histogram::grow(int exponent) noexcept {
@@ -123,16 +122,14 @@ bool Histogram::add(const Extremes& extremes, int64_t n_zeros, int first, const 
   // Every count of the sum is at most the sum of all.
   if (__builtin_add_overflow(state_.count, total, &total)) return false;
   state_.count = total;
-  const int exponent = exponent_for(extremes.magnitude);
+  const int exponent = exponent_for(extremes);
   if (exponent > state_.exponent) grow(exponent);
   const int shift = std::min(state_.exponent - exponent, 31);
   for (size_t i = 0; i < n; ++i) {
     state_.counts[((first + static_cast<int>(i)) >> shift) + kBins] += counts[i];
   }
   state_.n_zeros += n_zeros;
-  state_.extremes.magnitude = std::max(state_.extremes.magnitude, extremes.magnitude);
-  state_.extremes.minimum = std::min(state_.extremes.minimum, extremes.minimum);
-  state_.extremes.maximum = std::max(state_.extremes.maximum, extremes.maximum);
+  merge_lane(extremes.highest, extremes.lowest, extremes.nearest, state_.extremes);
   return true;
 }
 

@@ -7,7 +7,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <mutex>
 
 #include "histogram/kernels.h"
@@ -16,12 +15,18 @@ namespace qtool {
 
 constexpr int kMinExponent = -126, kMaxExponent = 127 - 11;
 
-// The exponent that a largest |x| asks for, given as the bits of a float32.
-int exponent_for(uint32_t magnitude) noexcept;
+// Of at least one element; the sign of a zero is lost.
+float minimum(const Extremes& extremes) noexcept;
+float maximum(const Extremes& extremes) noexcept;
+
+// The extremes of elements whose least and greatest are these.
+Extremes between(float minimum, float maximum) noexcept;
+
+// The exponent that they ask for; above kMaxExponent when an element is not finite.
+int exponent_for(const Extremes& extremes) noexcept;
 
 struct HistogramState {
-  Extremes extremes{0, std::numeric_limits<float>::infinity(),
-                    -std::numeric_limits<float>::infinity()};
+  Extremes extremes;
   int exponent = kMinExponent;
   int64_t count = 0, n_zeros = 0;
   int64_t counts[2 * kBins] = {};  // of bins -kBins .. kBins - 1; those of zeros are in n_zeros
@@ -34,11 +39,11 @@ class Histogram {
 
   // Counts x (n,), any alignment; false when an element is not finite, and the state is then
   // partly updated. Any number of threads may call it.
-  bool update(const float* x, size_t n);
+  bool update(const float* x, size_t n) noexcept;
 
   // Adds what another histogram counted: bins first .. first + n - 1 at its own exponent, zeros
   // apart. False, and unchanged, when a sum passes the range of int64_t. The caller has checked
-  // that the bins are legal, the counts not negative and that exponent = exponent_for(magnitude).
+  // that the bins are legal, the counts not negative and that exponent = exponent_for(extremes).
   bool add(const Extremes& extremes, int64_t n_zeros, int first, const int64_t* counts,
            size_t n) noexcept;
 
@@ -47,10 +52,7 @@ class Histogram {
   Isa isa() const noexcept { return kernels_.isa; }
 
  private:
-  struct Tables;
-
-  bool update_block(const float* x, size_t n, Tables& tables) noexcept;
-  void flush(Tables& tables) noexcept;
+  bool update_block(const float* x, size_t n) noexcept;
   void grow(int exponent) noexcept;
 
   const HistogramVariant& kernels_;

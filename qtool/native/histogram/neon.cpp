@@ -28,27 +28,19 @@ constexpr Compress kCompress;
 
 }  // namespace
 
-void histogram_scan__neon(const float* x, size_t n, Extremes& extremes) noexcept {
-  const uint32x4_t mask = vdupq_n_u32(0x7fffffff);
-  uint32x4_t magnitude = vdupq_n_u32(extremes.magnitude);
-  float32x4_t minimum = vdupq_n_f32(extremes.minimum), maximum = vdupq_n_f32(extremes.maximum);
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const float32x4_t v = vld1q_f32(x + i);
-    magnitude = vmaxq_u32(magnitude, vandq_u32(vreinterpretq_u32_f32(v), mask));
-    minimum = vminq_f32(minimum, v);
-    maximum = vmaxq_f32(maximum, v);
-  }
-  extremes = {vmaxvq_u32(magnitude), vminvq_f32(minimum), vmaxvq_f32(maximum)};
-  for (; i < n; ++i) scan_one(x[i], extremes);
-}
-
-size_t histogram_bin__neon(const float* x, size_t n, float per_width, uint16_t* bins) noexcept {
+size_t histogram_bin__neon(const float* x, size_t n, float per_width, Extremes& extremes,
+                           uint16_t* bins) noexcept {
   const uint32x4_t weights = {1, 2, 4, 8};
+  int32x4_t highest = vdupq_n_s32(extremes.highest);
+  uint32x4_t lowest = vdupq_n_u32(extremes.lowest), nearest = vdupq_n_u32(extremes.nearest);
   uint16_t* out = bins;
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
     const float32x4_t v = vld1q_f32(x + i);
+    highest = vmaxq_s32(highest, vreinterpretq_s32_f32(v));
+    lowest = vmaxq_u32(lowest, vreinterpretq_u32_f32(v));
+    nearest = vminq_u32(nearest, vreinterpretq_u32_f32(v));
+
     const float32x4_t scaled = vmulq_n_f32(v, per_width);
     // A negative product that underflowed to 0 belongs to bin -1: all ones, which is -1.
     const uint32x4_t lost = vandq_u32(vceqzq_f32(scaled), vcltzq_f32(v));
@@ -59,7 +51,8 @@ size_t histogram_bin__neon(const float* x, size_t n, float per_width, uint16_t* 
     vst1_u8(reinterpret_cast<uint8_t*>(out), vtbl1_u8(vreinterpret_u8_u16(packed), order));
     out += __builtin_popcount(counted);
   }
-  out += bin_rest(x + i, n - i, per_width, out);
+  extremes = {vmaxvq_s32(highest), vmaxvq_u32(lowest), vminvq_u32(nearest)};
+  out += bin_rest(x + i, n - i, per_width, extremes, out);
   return static_cast<size_t>(out - bins);
 }
 
