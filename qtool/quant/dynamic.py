@@ -13,7 +13,7 @@ reads them. A tensor that several nodes read is quantized once.
 acc cannot overflow: |xq - x_zp| <= 255, and a weight whose 255 * sum_k |Wq[k, n] - w_zp[n]| leaves
 int32 stays in float. But on x86 CPUs without VNNI onnxruntime multiplies uint8 by int8 with
 vpmaddubsw, which adds the products of two neighbours in k in int16 and saturates there; see
-saturates(). Asymmetric or not, uint8 weights take another kernel there, which does not.
+integer_weights.saturates(). uint8 weights take another kernel there, which does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ import onnx_ir as ir
 from qtool.errors import UnsupportedError
 from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, constant
 from qtool.quant import weight_only
-from qtool.quant.encode import Encoded, WeightScheme, encode
+from qtool.quant.encode import WeightScheme
+from qtool.quant.integer_weights import IntegerWeights
 from qtool.quant.rewrite import Chain
 from qtool.quant.selection import node_label
 from qtool.quant.weight_uses import Use, weights
@@ -37,7 +38,6 @@ from qtool.quant.weight_uses import Use, weights
 log = logging.getLogger("qtool")
 
 OP_TYPES = ("MatMul", "Gemm")  # a Conv is dynamic only when asked for
-INT32_MAX = 2**31 - 1
 
 
 def dynamic(
@@ -65,7 +65,7 @@ def dynamic(
             f"dynamic quantization multiplies 8-bit integers: {scheme.dtype} weights, or blocks "
             "of them, need weight-only quantization"
         )
-    edit = _Dynamic(model, scheme)
+    edit = _Edit(model, scheme)
     found = {use.node: (root, uses) for root, uses in weights(model).items() for use in uses}
     reasons: dict[str, str] = {}
     for node in list(all_nodes(model)):
@@ -77,8 +77,14 @@ def dynamic(
             reason = edit.replace(next(use for use in uses if use.node is node), root)
         if reason:
             reasons[node_label(node)] = reason
-    edit.drop_unused()
-    edit.report()
+    edit.weights.drop_float()
+    if edit.weights.n_saturating:
+        log.info(
+            "%d of %d int8 weights can saturate in onnxruntime on x86 CPUs without VNNI; "
+            "uint8 weights cannot",
+            edit.weights.n_saturating,
+            len(edit.weights),
+        )
     return reasons
 
 
@@ -110,97 +116,40 @@ def _why_not(
     return None
 
 
-class _Dynamic:
+class _Edit:
     """Replaces nodes one by one and remembers what they can share."""
 
     def __init__(self, model: Model, scheme: WeightScheme) -> None:
-        self._model, self._names = model, Names(model.graph)
-        self._scheme = scheme
-        self._weights: dict[tuple[ir.Value, tuple[int, ...]], _Weight | str] = {}
+        self._names = Names(model.graph)
+        self.weights = IntegerWeights(scheme, self._names)
         self._quantized: dict[tuple[ir.Graph, ir.Value], list[ir.Value]] = {}
-        self._roots: dict[ir.Value, ir.Graph] = {}
-        self._n_saturating = 0
 
     def replace(self, use: Use, root: ir.Value) -> str | None:
         """Replace a node by its integer form, or return why it has none."""
-        node = use.node
-        weight = self._weight(use, root)
+        node, weight = use.node, self.weights.get(use, root)
         if isinstance(weight, str):
             return weight
+        chain = Chain(node, self._names)
         x, x_scale, x_zero = self._quantize(node)
-        if node.op_type == "Conv":
-            self._conv(node, weight, x, x_scale, x_zero)
-        else:
-            self._matmul(node, weight, x, x_scale, x_zero)
+        if attribute(node, "transA", 0):
+            x = chain.add("Transpose", [x], {"perm": [1, 0]}, dtype=ir.DataType.UINT8)
+        inputs = [x, weight.integers, x_zero, weight.zero_point]
+        inputs = inputs[:3] if weight.zero_point is None else inputs
+        is_conv, is_gemm = node.op_type == "Conv", node.op_type == "Gemm"
+        attributes = {k: attr.value for k, attr in node.attributes.items()} if is_conv else {}
+        op_type = "ConvInteger" if is_conv else "MatMulInteger"
+        acc = chain.add(op_type, inputs, attributes, dtype=ir.DataType.INT32)
+        real = chain.add("Cast", [acc], {"to": ir.DataType.FLOAT.value})
+        rank = len(weight.integers.shape or ()) - 1 if is_conv else 1  # channels, then space
+        alpha = attribute(node, "alpha", 1.0) if is_gemm else 1.0
+        w_scale = self.weights.scale(weight, alpha, rank=rank)
+        y = chain.add("Mul", [real, chain.add("Mul", [x_scale, w_scale])])
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if bias is not None:
+            along = self._over_space(chain, node, bias, rank) if is_conv else None
+            chain.add("Add", [y, along or self._times_beta(chain, node, bias)])
+        chain.finish()
         return None
-
-    def drop_unused(self) -> None:
-        """Remove the float weights, and Transposes of them, that nothing reads any more."""
-        for root, graph in self._roots.items():
-            for node, _ in list(root.uses()):
-                if not any(value.uses() for value in node.outputs):
-                    assert node.graph is not None
-                    node.graph.remove(node, safe=True)
-            producer = root.producer()
-            if not root.uses() and producer is not None:
-                graph.remove(producer, safe=True)
-            elif not root.uses():
-                graph.initializers.pop(root.name or "", None)
-
-    def report(self) -> None:
-        """Say which results can differ between kinds of CPU."""
-        if self._n_saturating:
-            log.info(
-                "%d of %d int8 weights can saturate in onnxruntime on x86 CPUs without VNNI; "
-                "uint8 weights cannot",
-                self._n_saturating,
-                len(self._roots),
-            )
-
-    def _weight(self, use: Use, root: ir.Value) -> _Weight | str:
-        """Return the integers of a weight in the order of axes that the integer op reads."""
-        order = use.axes
-        if use.node.op_type == "Gemm" and attribute(use.node, "transB", 0):
-            order = order[::-1]
-        if (root, order) not in self._weights:
-            self._weights[root, order] = self._encode(use, root, order)
-        return self._weights[root, order]
-
-    def _encode(self, use: Use, root: ir.Value, order: tuple[int, ...]) -> _Weight | str:
-        tensor = constant(root)
-        assert tensor is not None
-        shape = tensor.shape.numpy()
-        encoded = encode(tensor, self._scheme, use.channel(shape), use.depth(shape))
-        if encoded is None:
-            return f"its weight {root.name!r} holds NaN or infinity"
-        zero, is_conv = encoded.zero_point, use.node.op_type == "Conv"
-        if zero is not None and zero.ndim and (zero == zero.flat[0]).all():
-            zero = np.asarray(zero.flat[0])
-        if zero is not None and zero.ndim and (is_conv or len(order) > 2):
-            return "onnxruntime takes only one zero point here; use symmetric weights"
-        integers = encoded.integers.numpy().transpose(order)
-        if _overflows(integers, zero, is_conv):
-            return f"sums over its weight {root.name!r} could overflow int32"
-        rows = integers.reshape(len(integers), -1).T if is_conv else np.moveaxis(integers, -2, 0)
-        self._n_saturating += integers.dtype == np.int8 and saturates(rows)
-        return self._store(root, encoded, np.ascontiguousarray(integers), zero)
-
-    def _store(
-        self,
-        root: ir.Value,
-        encoded: Encoded,
-        integers: npt.NDArray[Any],
-        zero: npt.NDArray[Any] | None,
-    ) -> _Weight:
-        graph = root.graph
-        assert isinstance(graph, ir.Graph)
-        self._roots[root] = graph
-
-        def add(part: str, values: npt.NDArray[Any]) -> ir.Value:
-            return add_initializer(graph, self._names(f"{root.name}_{part}"), values)
-
-        zero_point = None if zero is None else add("zero_point", zero)
-        return _Weight(add("quantized", integers), encoded.scale, zero_point, {}, add)
 
     def _quantize(self, node: ir.Node) -> list[ir.Value]:
         """Return the node's quantized input, its scale and its zero point; made once per graph."""
@@ -222,106 +171,20 @@ class _Dynamic:
             self._quantized[graph, x] = outputs
         return self._quantized[graph, x]
 
-    def _matmul(
-        self, node: ir.Node, weight: _Weight, x: ir.Value, x_scale: ir.Value, x_zero: ir.Value
-    ) -> None:
-        chain = Chain(node, self._names)
-        if attribute(node, "transA", 0):
-            x = chain.add("Transpose", [x], {"perm": [1, 0]}, dtype=ir.DataType.UINT8)
-        inputs = [x, weight.integers, x_zero, weight.zero_point]
-        acc = chain.add("MatMulInteger", _trimmed(inputs), dtype=ir.DataType.INT32)
-        alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
-        scale = chain.add("Mul", [x_scale, weight.scaled(alpha, rank=1)])
-        y = self._real(chain, acc, scale)
-        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
-        if bias is not None:
-            chain.add("Add", [y, self._times_beta(chain, node, bias)])
-        chain.finish()
-
-    def _conv(
-        self, node: ir.Node, weight: _Weight, x: ir.Value, x_scale: ir.Value, x_zero: ir.Value
-    ) -> None:
-        chain = Chain(node, self._names)
-        attributes = {name: attr.value for name, attr in node.attributes.items()}
-        inputs = [x, weight.integers, x_zero, weight.zero_point]
-        acc = chain.add("ConvInteger", _trimmed(inputs), attributes, dtype=ir.DataType.INT32)
-        rank = len(weight.integers.shape or ()) - 1  # channels, then space
-        scale = chain.add("Mul", [x_scale, weight.scaled(1.0, rank=rank)])
-        y = self._real(chain, acc, scale)
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None:
-            shape = np.array([-1] + [1] * (rank - 1), np.int64)
-            name = self._names(f"{node.outputs[0].name}_bias_shape")
-            assert isinstance(node.graph, ir.Graph)
-            values = array(bias)
-            if values is None:
-                bias = chain.add("Reshape", [bias, add_initializer(node.graph, name, shape)])
-            else:
-                bias = add_initializer(node.graph, self._names(f"{name}d"), values.reshape(shape))
-            chain.add("Add", [y, bias])
-        chain.finish()
-
-    def _real(self, chain: Chain, acc: ir.Value, scale: ir.Value) -> ir.Value:
-        real = chain.add("Cast", [acc], {"to": ir.DataType.FLOAT.value})
-        return chain.add("Mul", [real, scale])
+    def _over_space(self, chain: Chain, node: ir.Node, bias: ir.Value, rank: int) -> ir.Value:
+        """Return a (C_out,) bias with an axis of size 1 for each one of space."""
+        shape, values = np.array([-1] + [1] * (rank - 1), np.int64), array(bias)
+        if values is not None:
+            return self._constant(node, "bias", values.reshape(shape))
+        return chain.add("Reshape", [bias, self._constant(node, "bias_shape", shape)])
 
     def _times_beta(self, chain: Chain, node: ir.Node, bias: ir.Value) -> ir.Value:
         beta = attribute(node, "beta", 1.0)
         if beta == 1.0:
             return bias
+        return chain.add("Mul", [bias, self._constant(node, "beta", np.array(beta, np.float32))])
+
+    def _constant(self, node: ir.Node, part: str, values: npt.NDArray[Any]) -> ir.Value:
         assert isinstance(node.graph, ir.Graph)
-        name = self._names(f"{node.outputs[0].name}_beta")
-        return chain.add(
-            "Mul", [bias, add_initializer(node.graph, name, np.array(beta, np.float32))]
-        )
-
-
-class _Weight:
-    """A quantized weight, and its scales in the shapes in which they were needed so far."""
-
-    def __init__(
-        self,
-        integers: ir.Value,
-        scale: npt.NDArray[Any],
-        zero_point: ir.Value | None,
-        scales: dict[tuple[float, int], ir.Value],
-        add: Any,
-    ) -> None:
-        self.integers, self.zero_point = integers, zero_point
-        self._scale, self._scales, self._add = scale, scales, add
-
-    def scaled(self, alpha: float, *, rank: int) -> ir.Value:
-        """Return alpha * scale as an initializer whose channels are the first of rank axes."""
-        if (alpha, rank) not in self._scales:
-            scale = (np.float32(alpha) * self._scale).astype(np.float32)
-            shaped = scale.reshape([-1] + [1] * (rank - 1)) if scale.ndim else scale
-            self._scales[alpha, rank] = self._add("scale", shaped)
-        return self._scales[alpha, rank]
-
-
-def saturates(integers: npt.NDArray[Any]) -> bool:
-    """Return whether uint8 activations can saturate int16 sums of two neighbouring products.
-
-    integers is an int8 weight of shape (K, N), or (C_out, ...) flattened to (K, C_out). The sum
-    xq[k] * Wq[k] + xq[k+1] * Wq[k+1], k even, reaches 255 times the sum of their positive parts,
-    and minus that of the negative parts; int16 holds -32768 to 32767.
-    """
-    k = integers.shape[0] // 2 * 2
-    pairs = integers[:k].astype(np.int32).reshape(k // 2, 2, -1)
-    highest = np.maximum(pairs, 0).sum(axis=1) * 255
-    lowest = np.minimum(pairs, 0).sum(axis=1) * 255
-    return bool((highest > 32767).any() or (lowest < -32768).any())
-
-
-def _overflows(integers: npt.NDArray[Any], zero: npt.NDArray[Any] | None, is_conv: bool) -> bool:
-    """Return whether the accumulator of some output channel could leave int32."""
-    centred = np.abs(integers.astype(np.int64) - (0 if zero is None else zero.astype(np.int64)))
-    depth = tuple(range(1, integers.ndim)) if is_conv else integers.ndim - 2
-    return bool((centred.sum(axis=depth) * 255 > INT32_MAX).any())
-
-
-def _trimmed(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
-    """Return the inputs without those missing at the end."""
-    while inputs[-1] is None:
-        inputs = inputs[:-1]
-    return inputs
+        name = self._names(f"{node.outputs[0].name}_{part}")
+        return add_initializer(node.graph, name, values)

@@ -25,13 +25,12 @@ from qtool.quant.qdq_chains import is_redundant, same_qparams
 from qtool.quant.qoperator_forms import (
     FORMS,
     MICROSOFT,
-    MOVES,
     Form,
     NoFormError,
     Quantized,
     Site,
-    move_inputs,
 )
+from qtool.quant.qoperator_moves import MOVES, move_inputs
 from qtool.quant.rewrite import take_over
 from qtool.quant.selection import node_label
 from qtool.quant.weights import to_storage

@@ -57,8 +57,9 @@ def select(model: Model, only: Sequence[str] = (), exclude: Sequence[str] = ()) 
         text = "not matched by " + ", ".join(option for option, _ in wanted)
         reasons = {node_label(node): text for node in index.nodes if node not in chosen}
     for option, nodes in unwanted:
-        reasons |= {node_label(node): option for node in index.nodes if node in nodes & chosen}
-        chosen -= nodes
+        dropped = nodes & chosen
+        reasons |= {node_label(node): option for node in index.nodes if node in dropped}
+        chosen -= dropped
     return Selection(frozenset(chosen), reasons)
 
 

@@ -6,8 +6,9 @@ from quant.graphs import model_of, node, ops
 
 from qtool.errors import UnsupportedError
 from qtool.model import Model, array, fingerprint
-from qtool.quant.dynamic import dynamic, saturates
+from qtool.quant.dynamic import dynamic
 from qtool.quant.encode import WeightScheme
+from qtool.quant.integer_weights import saturates
 from qtool.quant.selection import select
 from qtool.quant.weight_only import weight_only
 from qtool.runtime.ort import OrtSession
