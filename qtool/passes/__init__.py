@@ -11,7 +11,7 @@ from qtool.passes.fuse_layernorm import fold_into_layernorm, fuse_layernorm
 from qtool.passes.lower_batchnorm import lower_batchnorm
 from qtool.passes.merge_layout import merge_layout
 from qtool.passes.padding import explicit_pads, merge_pad
-from qtool.passes.plain_gemm import plain_gemm
+from qtool.passes.plain_forms import plain_gemm, plain_sum
 from qtool.passes.remove_identities import remove_identities
 from qtool.passes.remove_unused import remove_unused
 from qtool.passes.resolve_if import resolve_if
@@ -29,6 +29,7 @@ PASSES: dict[str, Pass] = {  # in the order in which `qtool freeze` runs them, a
     "explicit-pads": explicit_pads,
     "merge-pad": merge_pad,
     "plain-gemm": plain_gemm,
+    "plain-sum": plain_sum,
     "fuse-hardsigmoid": fuse_hardsigmoid,
     "fuse-hardswish": fuse_hardswish,
     "fuse-gelu": fuse_gelu,

@@ -35,6 +35,8 @@ class Context:
 
 Adapter = Callable[[Context], None]
 
+GROWS = "qtool.grows"  # in a node's meta: its scales, whatever they are, are at least 1
+
 
 def _as_before(context: Context) -> None:
     """Only types, defaults or documentation changed."""
@@ -86,12 +88,19 @@ def _rest_is_one(node: ir.Node, axis: int) -> bool:
     return shape is not None and all(d == 1 for d in list(shape)[axis % max(len(shape), 1) + 1 :])
 
 
+def _upsample(context: Context) -> None:
+    """Upsample, gone since 10, is a Resize that never shrinks."""
+    context.node.op_type = "Resize"
+    context.node.meta[GROWS] = True
+
+
 def _resize(context: Context) -> None:
     """Resize 11: how Resize 10 and Upsample map coordinates is one choice among several."""
     node, scales = context.node, context.node.inputs[1]
     mode, values = attribute(node, "mode", "nearest"), array(scales)
     shrinks = values is not None and bool((values < 1).any())
-    if mode == "nearest" and (values is None or (shrinks and bool((values > 1).any()))):
+    grows = bool(node.meta.get(GROWS)) or (values is not None and bool((values >= 1).all()))
+    if mode == "nearest" and not grows and (values is None or bool((values > 1).any())):
         raise UnsupportedError("its scales are computed, or go both ways, and opset 10 rounds each "
                                "way differently")  # fmt: skip
     node.attributes["coordinate_transformation_mode"] = ir.AttrString(
@@ -151,4 +160,5 @@ ADAPTERS: dict[tuple[str, int], Adapter] = {
     ("Resize", 13): _half_pixel,
     ("Scan", 9): _scan,
     ("Softmax", 13): _softmax,
+    ("Upsample", 10): _upsample,
 }

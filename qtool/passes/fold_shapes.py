@@ -1,6 +1,7 @@
 """Shape arithmetic: what can be known of it before the model runs.
 
-Shape legend: an element of a shape is an int, or a str (a symbolic dim), or None (unknown).
+Shape legend: an element of a shape is an int, or a str (which dim it is, by the name that an input
+declares, or else by tensor and axis), or None (unknown).
 """
 
 from __future__ import annotations
@@ -72,14 +73,22 @@ def _objects(elements: Any, shape: tuple[int, ...]) -> Elements:
 
 
 def _shape(node: ir.Node, inputs: Sequence[Elements | None]) -> Elements | None:
-    dims = shape_dims(node.inputs[0])
+    dims = _named(node.inputs[0])
     if dims is None:
         return None
-    start, end = attribute(node, "start", 0), attribute(node, "end", len(dims))
-    named: list[Dim] = [
-        None if isinstance(d, str) and d.strip().lower() in VAGUE else d for d in dims[start:end]
+    chosen = dims[attribute(node, "start", 0) : attribute(node, "end", len(dims))]
+    return _objects(chosen, (len(chosen),))
+
+
+def _named(value: ir.Value | None) -> list[int | str] | None:
+    """Return the dims of a value, where none is known those of this very tensor and axis."""
+    dims = shape_dims(value)
+    if value is None or dims is None:
+        return None
+    return [
+        d if isinstance(d, int) or (d and d.strip().lower() not in VAGUE) else f"{value.name} {i}"
+        for i, d in enumerate(dims)
     ]
-    return _objects(named, (len(named),))
 
 
 def _gather(node: ir.Node, inputs: Sequence[Elements | None]) -> Elements | None:
@@ -178,7 +187,7 @@ RULES: dict[str, Callable[[ir.Node, Sequence[Elements | None]], Elements | None]
 def _fold_target(node: ir.Node, known: dict[ir.Value, Elements], editor: Editor) -> bool:
     """Give a Reshape a constant target when its elements are known well enough."""
     target = None if constant(node.inputs[1]) is not None else _elements(node.inputs[1], known)
-    dims = shape_dims(node.inputs[0]) or []
+    dims = _named(node.inputs[0]) or []
     if target is None or attribute(node, "allowzero", 0) or target.ndim != 1 or 0 in target:
         return False
     said: list[int] = []

@@ -74,6 +74,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, int]]] = {
         "{ s = Shape(x) n = Gather<axis=0>(s, z) m = Unsqueeze(n, i) t = Concat<axis=0>(m, k) "
         "y = Reshape(x, t) }", {"z": np.int64(0), "i": ints(0), "k": ints(-1)},
         {"Shape": 1, "Gather": 1, "Unsqueeze": 1, "Concat": 1, "Reshape": 1}),
+    "view of dims without a name": ("fold-shapes", "g (float[N,3,M] x) => (float[N,L,1] y) "
+        "{ a = Conv<kernel_shape=[2]>(x, w) s = Shape(a) n = Slice(s, z, i) m = Slice(s, t, e) "
+        "t2 = Concat<axis=0>(n, o, m) y = Reshape(a, t2) }",
+        {"w": normal(1, 3, 2), "z": ints(0), "i": ints(1), "o": ints(1), "t": ints(2),
+         "e": ints(3)}, {"Conv": 1, "Shape": 1, "Slice": 2, "Concat": 1, "Reshape": 1}),
     "fixed dims of a dynamic shape": ("fold-shapes", "g (float[N,3,4] x) => (float[N,6,2] y) "
         "{ s = Shape(x) a = Slice(s, o, i) b = Mul(a, k) c = Concat<axis=0>(q, b) "
         "d = Div(c, l) y = Reshape(x, d) }",
@@ -109,6 +114,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, int]]] = {
         {**CONV, "p": ints(0, 0, 1, 1, 0, 0, 1, 1), "u": np.float32(1)}, {"Pad": 1, "Conv": 1}),
     "gemm with factors": ("plain-gemm", f"{FLAT} {{ y = Gemm<alpha=0.5, beta=2.0>(x, w, c) }}",
         {"w": normal(6, 4), "c": normal(4)}, {"Gemm": 1}),
+    "sum of three": ("plain-sum", "g (float[N,3] x, float[1,3] z) => (float[N,3] y) "
+        "{ y = Sum(z, x, x) }", {}, {"Add": 2}),
     "conv, bn": ("fold-affine", f"{IMAGE} {{ a = Conv<{PADS}>(x, w) "
         "y = BatchNormalization(a, g, b, m, v) }", {**CONV, **BN}, {"Conv": 1}),
     "conv with bias, bn": ("fold-affine", f"{IMAGE} {{ a = Conv(x, w, c) "

@@ -39,6 +39,9 @@ CASES = {  # name: (opset, graph, weights)
         '{ y = Upsample<mode="nearest", scales=[1.0,1.0,2.0,3.0]>(x) }', {}),
     "upsample": (9, "g (float[1,2,3,3] x) => (float[1,2,6,6] y) "
         '{ y = Upsample<mode="linear">(x, s) }', {"s": np.array([1, 1, 2, 2.0])}),
+    "upsample by computed scales": (9, "g (float[1,2,3,3] x, float[4] z) => (float[1,2,H,W] y) "
+        '{ n = Mul(z, o) s = Add(n, t) y = Upsample<mode="nearest">(x, s) }',
+        {"o": np.zeros(4), "t": np.array([1, 1, 2, 2.0])}),
     "resize up": (10, "g (float[1,2,3,3] x) => (float[1,2,6,6] y) "
         '{ y = Resize<mode="nearest">(x, s) }', {"s": np.array([1, 1, 2, 2.0])}),
     "resize down": (10, "g (float[1,2,8,8] x) => (float[1,2,3,3] y) "

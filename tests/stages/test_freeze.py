@@ -316,6 +316,19 @@ def test_subgraphs_see_the_outer_graph_as_before(condition, rng):
     assert_same_outputs(model, frozen, inputs)
 
 
+def test_no_dims_share_a_name_but_those_that_the_inputs_declare():
+    model = parse(
+        "g (float[N,3,M] x) => (float[N,K,L] y)"
+        "{ a = Conv(x, w) b = Conv(a, v) c = ReduceMax<axes=[2]>(b) y = Mul(b, c) }",
+        w=np.ones((4, 3, 2)), v=np.ones((4, 4, 2)),
+    )  # fmt: skip
+
+    frozen = freeze(model)
+
+    names = {str(d) for n in frozen.graph for d in n.outputs[0].shape if not isinstance(d, int)}
+    assert names <= {"N", "M", "K", "L", "None"}
+
+
 def test_the_largest_difference_is_reported(log):
     freeze(parse("g (float[N,6] x) => (float[N,6] y) { y = Exp(x) }"), seed=3)
 

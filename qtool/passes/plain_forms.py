@@ -1,4 +1,4 @@
-"""Gemm without factors: alpha and beta become part of its constants."""
+"""Operators said in the form that later stages know: Gemm without factors, Sum as Add."""
 
 from __future__ import annotations
 
@@ -25,6 +25,24 @@ def plain_gemm(node: ir.Node, editor: Editor) -> bool:
         node.attributes.pop(name)
         changed = True
     return changed
+
+
+@rewrites("Sum")
+def plain_sum(node: ir.Node, editor: Editor) -> bool:
+    """Replace Sum(a, b, c) by Add(Add(a, b), c)."""
+    total, *rest = node.inputs
+    made: list[ir.Node] = []
+    for value in rest:
+        made.append(ir.node("Add", [total, value]))
+        total = made[-1].outputs[0]
+    if not made:
+        return False
+    for number, add in enumerate(made[:-1], 1):
+        add.name = add.outputs[0].name = editor.name(f"{node.outputs[0].name}_of_{number + 1}")
+        add.outputs[0].type = node.outputs[0].type
+    made[-1].name = node.name
+    editor.replace(node, *made)
+    return True
 
 
 def _scale(node: ir.Node, index: int, factor: float, editor: Editor) -> bool:
