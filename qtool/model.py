@@ -173,12 +173,18 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of an initializer or of a Constant node's output; None for anything else.
 
     An initializer that is also a graph input is only a default, and so not constant.
+
+    Raises:
+        ModelError: a Constant node has not just one known attribute and one output.
     """
     if value is None:
         return None
     if value.is_initializer():
         return None if value.is_graph_input() else value.const_value
-    return ir.convenience.get_const_tensor(value)
+    try:
+        return ir.convenience.get_const_tensor(value)
+    except ValueError as error:
+        raise ModelError(f"the Constant that makes {value.name!r} is malformed: {error}") from error
 
 
 def array(value: ir.Value | None) -> npt.NDArray[Any] | None:

@@ -5,50 +5,31 @@ Shape legend: a dim is an int, or a str (a symbolic name), or None (unknown).
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from qtool.model import Dim, Model, array, constant, dim
+from qtool.model import Dim, Model, dim
+from qtool.sizes import nbytes, size, tensor_bytes, tensor_shape
+from qtool.skeleton import show, skeleton, slice_levels
+
+__all__ = [
+    "all_values",
+    "infer_shapes",
+    "named_shapes",
+    "nbytes",
+    "open_dims",
+    "shape_of",
+    "shapes",
+    "size",
+    "tensor_bytes",
+    "tensor_shape",
+    "with_shapes",
+]
 
 Shape = tuple[Dim, ...]
 Shapes = Mapping[str, Shape | None]
-
-# fmt: off
-SHAPE_OPS = {  # what exporters compute shapes and pads with
-    "Add", "Cast", "Concat", "ConstantOfShape", "Div", "Gather", "Identity", "Mul", "Neg", "Range",
-    "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
-}
-# fmt: on
-LARGE_BYTES = 1024  # ONNX's shape inference reads only small tensors, such as a Reshape's shape
-STANDARD_FORMS: dict[str, tuple[str, tuple[int, ...]]] = {
-    # com.microsoft operator -> the ONNX operator, and which of its inputs, with the same shapes
-    "QuantizeLinear": ("QuantizeLinear", (0, 1, 2)),
-    "DequantizeLinear": ("DequantizeLinear", (0, 1, 2)),
-    "QLinearAdd": ("Add", (0, 3)),
-    "QLinearMul": ("Mul", (0, 3)),
-    "QLinearAveragePool": ("AveragePool", (0,)),
-    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
-    "QLinearSigmoid": ("Identity", (0,)),
-    "QLinearLeakyRelu": ("Identity", (0,)),
-    "QLinearSoftmax": ("Identity", (0,)),
-    "QLinearConcat": ("Concat", tuple(range(2, 3 * 64, 3))),
-    "QGemm": ("Gemm", (0, 3)),
-    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
-    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
-    "FusedMatMul": ("MatMul", (0, 1)),
-    "FusedGemm": ("Gemm", (0, 1)),
-    "FusedConv": ("Conv", (0, 1)),
-    "Gelu": ("Identity", (0,)),
-    "FastGelu": ("Identity", (0,)),
-    "BiasGelu": ("Identity", (0,)),
-}
 
 
 def infer_shapes(model: Model) -> Model:
@@ -59,14 +40,13 @@ def infer_shapes(model: Model) -> Model:
     """
     annotated = model.copy()
     try:
-        proto = onnx.shape_inference.infer_shapes(
-            ir.to_proto(_skeleton(annotated)), check_type=False, strict_mode=False, data_prop=True
-        )
-        inferred = ir.from_proto(proto)
+        inferred = _inferred(skeleton(annotated))
     except Exception:  # it is only a help: a model without shapes is still a model
         return annotated
+    dims_of_inputs = (d for v in annotated.graph.inputs if v.shape for d in map(dim, v.shape))
+    declared = {d for d in dims_of_inputs if isinstance(d, str)}
     for graph, found in zip(annotated.ir.graphs(), inferred.graphs(), strict=True):
-        _merge(graph, found)
+        _merge(graph, found, declared)
     return annotated
 
 
@@ -138,11 +118,6 @@ def shape_of(value: ir.Value) -> Shape | None:
     return None if value.shape is None else tuple(map(dim, value.shape))
 
 
-def tensor_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-    """Return the dims of a constant."""
-    return tuple(int(d) for d in tensor.shape.numpy())
-
-
 def all_values(model: Model) -> Iterator[ir.Value]:
     """Yield every named tensor of the main graph and its subgraphs."""
     for graph in model.ir.graphs():
@@ -152,127 +127,35 @@ def all_values(model: Model) -> Iterator[ir.Value]:
             yield from node.outputs
 
 
-def size(shape: Iterable[Dim] | None) -> int | None:
-    """Return the number of elements, or None when a dim is unknown."""
-    if shape is None:
-        return None
-    dims = list(shape)
-    if not all(isinstance(d, int) and d >= 0 for d in dims):
-        return None
-    return math.prod(d for d in dims if isinstance(d, int))
+def _inferred(bare: ir.Model) -> ir.Model:
+    """Return a skeleton with its shapes, found in as many passes as it has levels of Slice."""
+    levels = slice_levels(bare)
+    found = _pass(bare)
+    for level in levels:
+        known = ir.convenience.create_value_mapping(found.graph)
+        for graph in found.graph.subgraphs():
+            known |= ir.convenience.create_value_mapping(graph)
+        for node in level:
+            source = known.get(node.inputs[0].name or "") if node.inputs[0] is not None else None
+            show(node, None if source is None else source.shape)
+        found = _pass(bare)
+    return found
 
 
-def nbytes(shape: Iterable[Dim] | None, dtype: ir.DataType | None) -> int | None:
-    """Return the bytes of a tensor, 4-bit elements packed in pairs; None when unknown."""
-    count = size(shape)
-    if count is None or dtype is None or dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
-        return None
-    return -(-count * int(dtype.bitwidth) // 8)
-
-
-def tensor_bytes(tensor: ir.TensorProtocol) -> int:
-    """Return the bytes of a constant, 4-bit elements packed in pairs, without reading it."""
-    packed = nbytes(tensor_shape(tensor), tensor.dtype)
-    return int(tensor.nbytes) if packed is None else packed
-
-
-def _skeleton(model: Model) -> ir.Model:
-    """Return a copy for shape inference only: large tensors have a header and no content."""
-    bare = model.copy().ir
-    graphs = [*bare.graphs(), *(f.graph for f in bare.functions.values())]
-    for graph in graphs:
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                value.const_value = _header(value.const_value)
-        for node in list(graph):
-            tensor = node.attributes.get("value") if node.op_type == "Constant" else None
-            if tensor is not None and tensor.type == ir.AttributeType.TENSOR:
-                node.attributes["value"] = ir.AttrTensor("value", _header(tensor.value))
-            _standardize(node)
-            _fold(node)
-    bare.opset_imports.setdefault("", 21)
-    return bare
-
-
-def _header(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """Return a large tensor as a reference to a file that nobody opens."""
-    if tensor.dtype == ir.DataType.STRING or tensor_bytes(tensor) <= LARGE_BYTES:
-        return tensor
-    shape = ir.Shape(tensor_shape(tensor))
-    return ir.ExternalTensor(
-        "weights", None, None, tensor.dtype, shape=shape, name=tensor.name or ""
+def _pass(bare: ir.Model) -> ir.Model:
+    proto = onnx.shape_inference.infer_shapes(
+        ir.to_proto(bare), check_type=False, strict_mode=False, data_prop=True
     )
+    made: ir.Model = ir.from_proto(proto)
+    return made
 
 
-def _standardize(node: ir.Node) -> None:
-    """Make a com.microsoft operator the ONNX one that gives its output the same shape."""
-    if node.domain == "com.microsoft" and node.op_type in STANDARD_FORMS:
-        op_type, picked = STANDARD_FORMS[node.op_type]
-        inputs = [node.inputs[i] for i in picked if i < len(node.inputs)]
-        node.domain, node.op_type = "", op_type
-        node.resize_inputs(len(inputs))
-        for i, value in enumerate(inputs):
-            node.replace_input_with(i, value)
-    if node.domain in ("", "ai.onnx"):
-        for output in node.outputs:  # a shape in the file may be of another batch size
-            output.shape = None
+def _merge(graph: ir.Graph, inferred: ir.Graph, declared: Collection[str]) -> None:
+    """Copy types and shapes; a dim that inference did not find keeps what the file says.
 
-
-def _fold(node: ir.Node) -> None:
-    """Make a Constant of a node that computes a small constant, such as the pads of a Pad.
-
-    ONNX's own data propagation does not follow all of SHAPE_OPS.
+    Of the names of dims, only those that inputs declare are copied. Inference makes up others,
+    not the same ones in each run, and onnxruntime takes dims of one name to be equal.
     """
-    if node.op_type not in SHAPE_OPS or node.domain not in ("", "ai.onnx") or not node.inputs:
-        return
-    inputs = [_small(value) for value in node.inputs]
-    if any(x is None and v is not None for x, v in zip(inputs, node.inputs, strict=True)):
-        return
-    if node.op_type in ("ConstantOfShape", "Range"):  # a few bytes can ask for any amount
-        asked = [abs(int(d)) for x in inputs if x is not None for d in x.ravel()]
-        if len(asked) > 8 or math.prod(max(d, 1) for d in asked) > LARGE_BYTES:
-            return
-    result = _evaluate(node, inputs)
-    if result is None or result.nbytes > LARGE_BYTES:
-        return
-    node.op_type = "Constant"
-    node.resize_inputs(0)
-    node.attributes.clear()
-    node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(result))
-
-
-def _small(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    tensor = constant(value)
-    if tensor is None or tensor.dtype == ir.DataType.STRING or tensor_bytes(tensor) > LARGE_BYTES:
-        return None
-    return array(value)
-
-
-def _evaluate(node: ir.Node, inputs: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
-    """Return what a node computes from constants, by ONNX's reference; None when it refuses."""
-    from onnx.reference import ReferenceEvaluator
-
-    opset = node.graph.opset_imports.get("", 21) if node.graph is not None else 21
-    names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
-    proto = ir.to_proto(node)
-    del proto.input[:], proto.output[1:]
-    proto.input.extend(names)
-    graph = onnx.helper.make_graph([proto], "fold", [], [])
-    graph.input.extend(onnx.ValueInfoProto(name=name) for name in names if name)
-    graph.output.append(onnx.ValueInfoProto(name=proto.output[0]))
-    imports = [onnx.OperatorSetIdProto(domain="", version=opset)]
-    feeds = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            made = onnx.ModelProto(graph=graph, opset_import=imports, ir_version=10)
-            return np.asarray(ReferenceEvaluator(made).run(None, feeds)[0])
-        except Exception:  # left as it is: a broken node is for others to report
-            return None
-
-
-def _merge(graph: ir.Graph, inferred: ir.Graph) -> None:
-    """Copy types and shapes; a dim that inference did not find keeps what the file says."""
     found = ir.convenience.create_value_mapping(inferred)
     for name, value in ir.convenience.create_value_mapping(graph).items():
         other = found.get(name)
@@ -282,13 +165,8 @@ def _merge(graph: ir.Graph, inferred: ir.Graph) -> None:
             value.type = other.type
         if other.shape is None:
             continue
-        old = value.shape
-        if old is None or len(old) != len(other.shape):
-            value.shape = ir.Shape(other.shape)
-        else:
-            value.shape = ir.Shape(
-                [
-                    new if isinstance(new, int) or dim(before) is None else before
-                    for new, before in zip(other.shape, old, strict=True)
-                ]
-            )
+        new = [d if isinstance(d, int) or d in declared else None for d in map(dim, other.shape)]
+        old = [None] * len(new) if value.shape is None else [dim(d) for d in value.shape]
+        if len(old) != len(new):
+            old = [None] * len(new)
+        value.shape = ir.Shape([b if a is None else a for a, b in zip(new, old, strict=True)])

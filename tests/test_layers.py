@@ -17,6 +17,8 @@ LAYERS = [
     {"codecs"},
     {"cost"},
     {"shapes"},
+    {"skeleton"},
+    {"sizes"},
     {"model", "qparams"},
     {"registry"},
     {"errors", "_native", "__init__"},

@@ -25,6 +25,7 @@ from qtool.quant.op_rules import CLAMPS, FLOAT_OUTPUT_OPS, Rule, rule_of
 from qtool.quant.qdq_chains import (
     dequantizer,
     is_redundant,
+    operand,
     quantized_type,
     quantizers,
     same_qparams,
@@ -81,6 +82,8 @@ def form_of(node: ir.Node) -> Form:
     if node.outputs[0].dtype in QUANTIZED_TYPES:
         return Form(INTEGER)  # moves integers, such as MaxPool or Reshape of a QOperator graph
     rule = rule_of(node)
+    if rule is not None and not _is_whole(node, rule):
+        return Form(FLOAT, "it lacks an input")
     reason = f"{node.op_type} has no integer form" if rule is None else obstacle(node, rule)
     if not reason:
         return Form(INTEGER)
@@ -88,6 +91,11 @@ def form_of(node: ir.Node) -> Form:
     if rule is not None and not any(v is not None and is_quantized(v) for v in node.inputs):
         reason = rule.check(node) or reason  # why quantization has not touched it
     return Form(WEIGHTS if stored and all(stored) else FLOAT, reason)
+
+
+def _is_whole(node: ir.Node, rule: Rule) -> bool:
+    needed = {0, *(rule.data or ()), *({0, 1} if rule.kind == "weighted" else ())}
+    return all(operand(node, index) is not None for index in needed)
 
 
 def weights_of(node: ir.Node) -> list[ir.Value]:
@@ -154,7 +162,7 @@ def _weight_obstacle(node: ir.Node) -> str:
             return _float_input(value) if value is not None else "it lacks an input"
         if not _scale_leaves_sum(node, index, before):
             return f"the scales of {value.name!r} change along the depth that is summed over"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = operand(node, 2)
     if bias is not None and stored_weight(bias) is None:
         return f"its bias {bias.name!r} is computed at run time"
     x, w = stored_type(node.inputs[0]), stored_type(node.inputs[1])
@@ -167,7 +175,7 @@ def _scale_leaves_sum(node: ir.Node, index: int, before: ir.Node) -> bool:
     """Return whether an operand has one scale for all that one output element sums over."""
     if attribute(before, "block_size", 0):
         return False
-    scale, source, value = before.inputs[1], before.inputs[0], node.inputs[index]
+    scale, source, value = operand(before, 1), operand(before, 0), operand(node, index)
     size = _static(scale)
     shape = _static(source)
     if not size or size == (1,) or shape is None or value is None or value.producer() is not before:
@@ -207,25 +215,25 @@ def _activation(node: ir.Node) -> ir.Value | None:
 def stored_type(value: ir.Value | None) -> str:
     """Return the type of the integers behind a value, "" where there are none."""
     before = None if value is None else dequantizer(value)
-    source = None if before is None else before.inputs[0]
+    source = None if before is None else operand(before, 0)
     return "" if source is None or source.dtype is None else dtype_name(source.dtype)
 
 
 def _follows_integers(clamp: ir.Node) -> bool:
     """Return whether what a clamp reads is computed in integers."""
-    source = clamp.inputs[0]
+    source = operand(clamp, 0)
     producer = None if source is None else source.producer()
     if source is None or is_quantized(source) or producer is None or producer.op_type in CLAMPS:
         return source is not None and is_quantized(source)
     rule = rule_of(producer)
-    return rule is not None and not obstacle(producer, rule)
+    return rule is not None and _is_whole(producer, rule) and not obstacle(producer, rule)
 
 
 def _finishes_accumulators(node: ir.Node) -> bool:
     """Return whether a node is the bias or the clamp of an integer MatMul or Gemm."""
     if node.op_type == "Add":
         return _adds_bias(node)
-    source = node.inputs[0]
+    source = operand(node, 0)
     producer = None if source is None else source.producer()
     if producer is None or node.op_type not in CLAMPS:
         return False
@@ -244,6 +252,6 @@ def _adds_bias(node: ir.Node) -> bool:
 
 def _gives_accumulators(node: ir.Node) -> bool:
     rule = rule_of(node)
-    if rule is None or node.op_type not in FLOAT_OUTPUT_OPS:
+    if rule is None or node.op_type not in FLOAT_OUTPUT_OPS or not _is_whole(node, rule):
         return False
     return quantizers(node.outputs[0]) is None and not obstacle(node, rule)

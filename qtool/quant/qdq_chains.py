@@ -12,6 +12,7 @@ from qtool.model import array, attribute, constant, dtype_name
 from qtool.qparams import DTYPES, limits
 from qtool.quant.op_rules import CLAMPS, rule_of
 
+THROUGH = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
 MAX_HOPS = 64  # nodes that only move elements, one after the other
 
 
@@ -19,12 +20,12 @@ def dequantizer(value: ir.Value) -> ir.Node | None:
     """Return the DequantizeLinear behind a value, seen through nodes that only move elements."""
     producer = value.producer()
     for _ in range(MAX_HOPS):
-        if producer is None or producer.op_type == "DequantizeLinear":
+        if producer is None or _is(producer, "DequantizeLinear"):
             return producer
-        if not moves(producer):
+        source = operand(producer, 0)
+        if source is None or not moves(producer):
             return None
-        source = producer.inputs[0]
-        producer = None if source is None else source.producer()
+        producer = source.producer()
     return None
 
 
@@ -43,17 +44,28 @@ def quantizers(value: ir.Value) -> list[ir.Node] | None:
         if current.is_graph_output():
             return None
         for user in current.consumers():
-            if user.op_type == "QuantizeLinear":
+            if _is(user, "QuantizeLinear"):
                 if not all(_repeats(user, clamp) for clamp in clamps):
                     return None
                 found.append(user)
-            elif user.op_type in CLAMPS:
+            elif user.op_type in CLAMPS and len(user.outputs) == 1:
                 waiting.append((user.outputs[0], (*clamps, user)))
             elif moves(user):
                 waiting.append((user.outputs[0], clamps))
             else:
                 return None
     return None
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """Return an input of a node, or None where it has none."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _is(node: ir.Node, op_type: str) -> bool:
+    """Return whether a node is a whole QuantizeLinear or DequantizeLinear."""
+    whole = len(node.outputs) == 1 and all(operand(node, i) is not None for i in (0, 1))
+    return node.op_type == op_type and whole
 
 
 def moves(node: ir.Node) -> bool:
@@ -68,11 +80,12 @@ def stored_weight(value: ir.Value) -> ir.Value | None:
         if constant(value) is not None:
             return value
         producer = value.producer()
-        if producer is None or not producer.inputs or producer.inputs[0] is None:
+        if producer is None or producer.op_type not in THROUGH:
             return None
-        if producer.op_type not in ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose"):
+        source = operand(producer, 0)
+        if source is None:
             return None
-        value = producer.inputs[0]
+        value = source
     return None
 
 
@@ -111,9 +124,8 @@ def clamp_bounds(clamp: ir.Node) -> tuple[float, float]:
 
 def zero_point(node: ir.Node) -> npt.NDArray[Any] | None:
     """Return the zero point of a Q or DQ node; 0 where it has none, None where it is computed."""
-    if len(node.inputs) < 3 or node.inputs[2] is None:
-        return np.zeros((), np.int32)
-    return array(node.inputs[2])
+    value = operand(node, 2)
+    return np.zeros((), np.int32) if value is None else array(value)
 
 
 def same_qparams(dequantize: ir.Node, quantize: ir.Node) -> bool:

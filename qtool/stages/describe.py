@@ -122,7 +122,7 @@ def _quantiles(finite: Float64) -> Float64:
 
 def _edges(finite: Float64, low: float, high: float, integers: bool) -> Float64:
     """Return edges for about N_BINS bins; integers get bins of whole numbers around them."""
-    if integers:
+    if integers and max(-low, high) < 2**50:
         step = max(1, int(np.ceil((high - low + 1) / N_BINS)))
         return np.arange(low - 0.5, high + step + 0.5, step)
     if low == high:
