@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from qtool.errors import FormatError
+from qtool.formats import mapping
 from qtool.formats.deflate import deflate
 from qtool.formats.quoted import quoted
 
@@ -200,12 +201,16 @@ def content(data: memoryview, name: str, member: Member, limit: int) -> memoryvi
             f"{name}: member {member.name} says it has {member.size} bytes; "
             f"at most {limit} are read"
         )
-    stored = data[member.start : member.start + member.length]
+    start, found = member.start, data[member.start : member.start + member.length]
     if member.method == DEFLATED:
-        stored = memoryview(_inflate(stored, name, member))
-    if zlib.crc32(stored) != member.crc:
+        start, data = 0, memoryview(_inflate(found, name, member))
+        found = data
+    crc = 0
+    for piece in mapping.pieces(data, start, member.size):
+        crc = zlib.crc32(piece, crc)
+    if crc != member.crc:
         raise FormatError(f"{name}: member {member.name} is damaged (checksum); get the file again")
-    return stored
+    return found
 
 
 def _inflate(stored: memoryview, name: str, member: Member) -> bytes:

@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 from qtool.errors import FormatError
+from qtool.formats.mapping import map_file
 from qtool.formats.quoted import quoted
-from qtool.formats.tensors import map_file
 
 
 class ExternalFiles:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from qtool.errors import FormatError, QtoolError
-from qtool.formats import external, manifest, onnx_proto, onnx_write, tensors, wire
+from qtool.formats import external, manifest, mapping, onnx_proto, onnx_write, tensors, wire
 from qtool.formats.quoted import quoted
 from qtool.model import Json, Model
 
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> Model:
                 f"{name}: has {size} bytes; no ONNX model has over {MAX_BYTES}: larger ones keep "
                 "their weights in external data"
             )
-        data = tensors.map_file(file) if size > MAPPED_BYTES else memoryview(file.read())
+        data = mapping.map_file(file) if size > MAPPED_BYTES else memoryview(file.read())
     return _loads(data, name, os.path.dirname(name) or ".")
 
 
@@ -71,8 +71,11 @@ def _loads(data: memoryview, name: str, folder: str | os.PathLike[str]) -> Model
         )  # fmt: skip
 
     tensors.replace_tensors(loaded, stored)
-    source = hashlib.sha256(data).hexdigest()
-    return from_metadata(loaded, loaded.metadata_props.pop(METADATA_KEY, None), name, source)
+    digest = hashlib.sha256()
+    for piece in mapping.pieces(data, 0, len(data)):
+        digest.update(piece)
+    text = loaded.metadata_props.pop(METADATA_KEY, None)
+    return from_metadata(loaded, text, name, digest.hexdigest())
 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import re
 from contextlib import suppress
@@ -119,8 +120,8 @@ def _write_data(values: list[_Values], path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with explained(path), part(target) as file:
         for value in values:
-            pad = bytes(value.offset - file.tell())
-            for chunk in (pad, *tensors.chunks(value.tensor, value.length)):
+            pad = [bytes(value.offset - file.tell())]
+            for chunk in itertools.chain(pad, tensors.chunks(value.tensor, value.length)):
                 digest.update(chunk)
                 file.write(chunk)
         name = f"{target.name}.{digest.hexdigest()[:HASH_DIGITS]}.data"

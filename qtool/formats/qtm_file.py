@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qtool import __version__
 from qtool.errors import FormatError
-from qtool.formats import container, manifest, onnx_proto, statistics_bin, tensors
+from qtool.formats import container, manifest, mapping, onnx_proto, statistics_bin, tensors
 from qtool.formats.atomic import replacing
 from qtool.formats.looks_like import QTM, looks_like
 from qtool.formats.manifest import Entry, Manifest
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise FormatError(f"{name}: is empty")
-        return _loads(tensors.map_file(file), name)
+        return _loads(mapping.map_file(file), name)
 
 
 def loads(data: bytes | memoryview, *, name: str) -> Model:

@@ -8,7 +8,7 @@ import tempfile
 from typing import Any
 
 from qtool.errors import FormatError, QtoolError, UsageError
-from qtool.formats import qtm_file, tensors
+from qtool.formats import mapping, qtm_file
 from qtool.model import Model
 
 MEMORY_BYTES = 1 << 26  # larger models wait in a temporary file, and are mapped
@@ -32,7 +32,7 @@ def load() -> Model:
         file.seek(0)
         if size <= MEMORY_BYTES:
             return qtm_file.loads(file.read(), name=NAME)
-        return qtm_file.loads(tensors.map_file(file), name=NAME)
+        return qtm_file.loads(mapping.map_file(file), name=NAME)
 
 
 def save(model: Model) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-import mmap
 import zlib
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
-from weakref import finalize
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool import codecs
 from qtool.errors import FormatError, ModelError
+from qtool.formats import mapping
 
-CHUNK_BYTES = 1 << 24  # of a tensor that is in memory at once while it is written or checked
 RAW: Sequence[codecs.Link] = ({"id": 0},)
 
 
@@ -61,7 +58,7 @@ class StoredTensor(ir.LazyTensor):
         if self._checked:
             return
         crc = 0
-        for chunk in self._stored():
+        for chunk in mapping.pieces(self._data, self._start, self._length):
             crc = zlib.crc32(chunk, crc)
         if crc != self._crc:
             raise FormatError(f"{self._where} is damaged (checksum); get the file again")
@@ -71,18 +68,13 @@ class StoredTensor(ir.LazyTensor):
         """Yield the bytes as ONNX lays them out, in pieces, one piece in memory at a time."""
         self.check()
         if len(self._links) == 1 and self._links[0]["id"] == 0:
-            yield from self._stored()
+            yield from mapping.pieces(self._data, self._start, self._length)
         else:
             yield self._value().tobytes()
 
-    def _stored(self) -> Iterator[memoryview]:
-        stop = self._start + self._length
-        for start in range(self._start, stop, CHUNK_BYTES):
-            yield _view(self._data, start, min(CHUNK_BYTES, stop - start)).data
-
     def _value(self) -> ir.TensorProtocol:
         self.check()
-        stored = _view(self._data, self._start, self._length).data
+        stored = mapping.view(self._data, self._start, self._length).data
         shape = self.shape.numpy()
         dtype, elements = _layout(self.dtype, shape)
         try:
@@ -104,25 +96,6 @@ def _layout(dtype: ir.DataType, shape: Sequence[int]) -> tuple[np.dtype[Any], tu
 def n_bytes(dtype: ir.DataType, shape: Sequence[int]) -> int:
     """Return the size of a tensor as ONNX stores it; elements under 8 bits are packed."""
     return (math.prod(shape) * dtype.bitwidth + 7) // 8
-
-
-def _view(data: memoryview, start: int, length: int) -> npt.NDArray[np.uint8]:
-    """Return bytes of data; if it is a mapped file, its pages are given back with the view."""
-    view = np.frombuffer(data, np.uint8, length, start) if length else np.empty(0, np.uint8)
-    if isinstance(data.obj, mmap.mmap) and length >= 1 << 16 and hasattr(mmap, "MADV_DONTNEED"):
-        finalize(view, _release, data, start, length).atexit = False
-    return view
-
-
-def _release(data: memoryview, start: int, length: int) -> None:
-    page = mmap.PAGESIZE
-    first = start // page * page
-    data.obj.madvise(mmap.MADV_DONTNEED, first, start + length - first)  # type: ignore[attr-defined]
-
-
-def map_file(file: Any) -> memoryview:
-    """Return the content of a file that is not empty, mapped; it outlives the file object."""
-    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def chunks(tensor: ir.TensorProtocol, length: int) -> Iterator[bytes | memoryview]:
