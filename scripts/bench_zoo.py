@@ -85,6 +85,22 @@ CASES = {
 }  # fmt: skip
 
 
+UNLABELLED: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "ultraface": (
+        "ultraface-rfb-320/model.onnx", {"resize": [240, 320], "mean": 127, "std": 128},
+    ),
+    "ppocrv4-det": (
+        "ppocrv4-det/model.onnx",
+        {"channels": "BGR", "resize": [320, 320], "mean": 127.5, "std": 127.5},
+    ),
+    "silero-vad": ("silero-vad-lstm/model.onnx", None),
+}  # fmt: skip
+
+
+ALL = (*CASES, *UNLABELLED)
+HEADER = ["model", "MACs %", "size", "float", "qtool", "drop", "agree", "peer", "drop", "agree"]
+
+
 def qtool(command: str, *arguments: object) -> str:
     """Run a qtool command, shown first; return what it wrote to standard output."""
     typed = [command, *map(str, arguments)]
@@ -180,22 +196,86 @@ def row(found: dict[str, Any]) -> list[str]:
     return cells
 
 
+def mode_row(found: dict[str, Any]) -> list[str]:
+    """Return the cells of a line in the table of models without labels."""
+    size, sqnr = found["bytes"], found["sqnr"]
+    values = ", ".join(f"{name} {'exact' if v is None else f'{v:.1f}'}" for name, v in sqnr.items())
+    share = f"{100 * found['coverage_macs']:.1f}"
+    return [found["model"], found["mode"], share, f"{size[1] / size[0]:.3f}", values]
+
+
+def speechlike(n_frames: int = 400) -> dict[str, np.ndarray]:
+    """Return frames of made-up speech for silero-vad: gliding tones in bursts, and noise."""
+    rng = np.random.default_rng(0)
+    time = np.arange(512 * n_frames) / 16000
+    pitch = 2 * np.pi * (120 * time + 8 * np.sin(2 * np.pi * 0.7 * time))
+    voice = sum(np.sin(k * pitch) / k for k in range(1, 12)) * (np.sin(2 * np.pi * 0.4 * time) > 0)
+    sound = (0.1 * voice + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, (64, 0)), 576)[::512]
+    clips = frames.reshape(-1, 50, 576)
+    state = np.zeros((len(clips), 1, 1, 128), np.float32)
+    return {"input": clips, "h": state, "c": state}
+
+
+def fidelity(name: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the SQNR of each output of a model without labels, for each mode of quantize."""
+    model, preprocess = UNLABELLED[name]
+    frozen, calibrated = folder / f"{name}.onnx", folder / f"{name}.qtm"
+    given: list[object] = []
+    if preprocess is None:
+        np.savez(folder / f"{name}-calibration.npz", **{k: v[::2] for k, v in speechlike().items()})
+        np.savez(folder / f"{name}-evaluation.npz", **{k: v[1::2] for k, v in speechlike().items()})
+        parts = [folder / f"{name}-{part}.npz" for part in ("calibration", "evaluation")]
+    else:
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(preprocess))
+        given = ["--preprocess", path]
+        case = Case(model, "imagenet-sample-1000")
+        parts = [
+            take(case, ("", slice(start, None, 10)), folder / f"{name}-{start}") for start in (0, 1)
+        ]
+    qtool("freeze", "-i", ZOO / "models" / model, "-o", frozen)
+    qtool("calibrate", "-i", frozen, "--data", parts[0], *given, "-o", calibrated)
+    for mode in ("weight-only", "dynamic", "static"):
+        output = folder / f"{name}.{mode}.onnx"
+        coverage = json.loads(
+            qtool("quantize", "-i", calibrated, "--mode", mode, "-o", output, "--json")
+        )
+        report = json.loads(
+            qtool("evaluate", "-i", output, "--reference", frozen, "--data", parts[1], *given,
+                  "--metric", "sqnr", "--json")
+        )  # fmt: skip
+        yield {
+            "model": name,
+            "mode": mode,
+            "coverage_macs": coverage["macs"]["fraction"],
+            "bytes": [path.stat().st_size for path in (frozen, output)],
+            "sqnr": report["outputs"] or {"output": report["value"]},
+        }
+
+
 def main() -> None:
     """Measure the models named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(CASES))
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(ALL))
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "zoo")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    rows = [["model", "MACs %", "size", "float", "qtool", "drop", "agree", "peer", "drop", "agree"]]
-    for name in arguments.models or CASES:
-        found = measure(name, CASES[name], arguments.folder)
-        print(json.dumps(found), flush=True)
-        rows.append(row(found))
-    widths = [max(len(cells[i]) for cells in rows) for i in range(len(rows[0]))]
-    for cells in rows:
-        line = "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True))
-        print(line.rstrip(), file=sys.stderr)
+    rows, modes = [HEADER], [["model", "mode", "MACs %", "size", "SQNR, dB"]]
+    for name in arguments.models or ALL:
+        if name in UNLABELLED:
+            for found in fidelity(name, arguments.folder):
+                print(json.dumps(found), flush=True)
+                modes.append(mode_row(found))
+        else:
+            found = measure(name, CASES[name], arguments.folder)
+            print(json.dumps(found), flush=True)
+            rows.append(row(found))
+    for table in (rows, modes):
+        widths = [max(len(cells[i]) for cells in table) for i in range(len(table[0]))]
+        for cells in table:
+            line = "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True))
+            print(line.rstrip(), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import onnx_ir as ir
 from qtool.errors import UnsupportedError
 from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, constant, opset
 from qtool.quant.op_rules import CLAMPS
-from qtool.quant.qdq import read_qparams
 from qtool.quant.qdq_chains import is_redundant, same_qparams
+from qtool.quant.qdq_constants import read_qparams
 from qtool.quant.qoperator_forms import (
     FORMS,
     MICROSOFT,

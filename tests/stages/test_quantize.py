@@ -12,8 +12,8 @@ from qtool.data import open_samples
 from qtool.errors import ModelError, UnsupportedError, UsageError
 from qtool.model import array
 from qtool.qparams import dequantize
-from qtool.quant import qdq
 from qtool.quant.coverage import REASON_KEY, coverage
+from qtool.quant.qdq_constants import read_qparams
 from qtool.runtime.ort import OrtSession
 from qtool.stages.calibrate import calibrate
 from qtool.stages.quantize import Options, quantize
@@ -207,6 +207,6 @@ def test_an_embedding_is_quantized_with_the_range_of_its_table(rng, tmp_path):
 
     gather = next(n for n in result.graph if n.op_type == "Gather")
     table = gather.inputs[0].producer()
-    found = dequantize(array(table.inputs[0]), qdq.read_qparams(table))
+    found = dequantize(array(table.inputs[0]), read_qparams(table))
     assert array(table.inputs[0]).dtype == np.uint8
     np.testing.assert_allclose(found, array(model.graph.initializers["table"]), atol=0.02)
