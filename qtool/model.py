@@ -295,6 +295,9 @@ def _update_attribute(digest: Any, key: str, attr: ir.Attr) -> None:
             _update(digest, graph)
     elif attr.type == ir.AttributeType.TENSOR:
         _update_tensor(digest, key, attr.value)
+    elif attr.type == ir.AttributeType.TENSORS:
+        for tensor in attr.value:
+            _update_tensor(digest, key, tensor)
     else:
         digest.update(f"attr {key} {attr.type} {attr.ref_attr_name or attr.value!r}\n".encode())
 

@@ -130,8 +130,11 @@ def edited(golden: Path, edit: Callable[[onnx.ModelProto], object]) -> Model:
         lambda p: p.graph.output[0].type.tensor_type.ClearField("elem_type"),
         lambda p: p.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_value", -1),
         lambda p: p.ClearField("graph") or p.graph.SetInParent(),
+        lambda p: p.graph.node[0].attribute.append(
+            helper.make_attribute("many", [numpy_helper.from_array(np.ones(2000), "t")] * 2)
+        ),
     ],
-    ids=["unnamed output", "shape without a type", "dim of -1", "empty graph"],
+    ids=["unnamed output", "shape without a type", "dim of -1", "empty graph", "list of tensors"],
 )
 def test_odd_but_legal_models_survive_both_formats(golden, edit) -> None:
     model = edited(golden, edit)

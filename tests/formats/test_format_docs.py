@@ -1,0 +1,58 @@
+"""docs/qtm-format.md says what the files are."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+from qtool.formats import manifest, qtm_file, statistics_bin
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "qtm-format.md").read_text()
+
+
+def block(language: str) -> str:
+    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL).group(1)
+
+
+def test_the_worked_example_is_the_golden_file(golden) -> None:
+    data = b"".join(
+        bytes.fromhex(line[6:53]) for line in block("hex").splitlines() if line[0] != "#"
+    )
+
+    assert data == (golden / "v1-tiny.qtm").read_bytes()
+
+
+def test_the_places_in_the_worked_example_are_right() -> None:
+    position = 0
+    for line in block("hex").splitlines():
+        if line[0] != "#":
+            assert int(line[:4], 16) == position
+            position += len(bytes.fromhex(line[6:53]))
+
+
+def test_the_manifest_of_the_worked_example_is_right(golden) -> None:
+    with zipfile.ZipFile(golden / "v1-tiny.qtm") as archive:
+        assert archive.read("manifest.json").decode() == block("json")
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    limits = {
+        "`manifest.json` 16 MiB": qtm_file.MAX_MANIFEST_BYTES == 16 << 20,
+        "`graph.onnx` 256 MiB": qtm_file.MAX_GRAPH_BYTES == 256 << 20,
+        "has 256 bytes or more": qtm_file.INLINE_BYTES == 256,
+        "up to 64 MiB of them": qtm_file.CHECK_BYTES == 64 << 20,
+        "more than 2^22 bins": statistics_bin.MAX_BINS == 1 << 22,
+        "No number is above 2^50": manifest.MAX_BYTES == 1 << 50,
+        "The .qtm file, version 1\n": manifest.VERSION == 1,
+    }
+
+    assert all(words in PAGE and same for words, same in limits.items())
+
+
+def test_the_keys_of_the_manifest_are_all_described(golden) -> None:
+    with zipfile.ZipFile(golden / "v1-full.qtm") as archive:
+        keys = set(re.findall(r'"(\w+)":', archive.read("manifest.json").decode()))
+    options = {"samples", "ratio", "note", "set_dim", "layout", "mean", "resize"}
+
+    assert {key for key in keys - options if f"`{key}`" not in PAGE} == set()
