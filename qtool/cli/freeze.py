@@ -35,8 +35,9 @@ def names(ctx, param, values):
               "Repeatable.")
 @click.option("--outputs", multiple=True, callback=names, metavar="NAME,...",
               help="Cut the graph: these tensors become its outputs. Repeatable.")
-@click.option("--pass", "passes", multiple=True, type=Registered("qtool.passes", "PASSES", "pass"),
-              help="Run these passes only. Repeatable.  [default: all, in this order]")
+@click.option("--pass", "passes", multiple=True, metavar="NAME",
+              type=Registered("qtool.passes", "PASSES", "pass"),
+              help="Run this pass only; docs/freeze.md lists them. Repeatable.  [default: all]")
 @click.option("--check/--no-check", default=None,
               help="Run before and after in onnxruntime and compare.  [default: up to 1 GB]")
 @options.data_options
