@@ -63,11 +63,10 @@ seed_option = click.option(
 
 
 def check_ending(path: str) -> str:
-    """Return path, or fail before anything is read when it is no model file's name."""
-    from qtool.formats import STDIO, ending
+    """Return path, or fail before anything is read when no model can be written there."""
+    from qtool.formats import check_output
 
-    if path != STDIO:
-        ending(path)
+    check_output(path)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from qtool.errors import QtoolError, UsageError
@@ -70,6 +71,24 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         from qtool.formats import onnx_file
 
         onnx_file.save(model, path)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Check that save() to path can work, so that a long computation need not find out.
+
+    Raises:
+        UsageError: path has no ending of a model file, or standard output is a terminal.
+        QtoolError: path cannot be written.
+    """
+    if os.fspath(path) == STDIO:
+        from qtool.formats.terminal import refuse_terminal
+
+        refuse_terminal(sys.stdout, "output", "pipe the .qtm on")
+    else:
+        ending(path)
+        from qtool.formats.atomic import check_target
+
+        check_target(path)
 
 
 def ending(path: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -28,9 +29,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         QtoolError: the folder is missing, read-only or full, or path is a folder.
     """
     target = Path(os.path.realpath(path))
+    check_target(path)
     with explained(path):
-        if target.is_dir():
-            raise IsADirectoryError(0, "it is a folder")
         if target.exists() and not target.is_file():
             with tempfile.TemporaryFile() as file:
                 yield file
@@ -39,6 +39,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with part(target) as file:
             yield file
             commit(file, target)
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Check what can be known before: that there is a folder to write into, and no folder there.
+
+    Raises:
+        QtoolError: replacing(path) would fail.
+    """
+    target = Path(os.path.realpath(path))
+    written = target if target.exists() and not target.is_file() else target.parent
+    if target.is_dir():
+        reason = "it is a folder"
+    elif not target.parent.is_dir():
+        reason = f"there is no folder {target.parent}"
+    elif not os.access(written, os.W_OK):
+        reason = os.strerror(errno.EACCES)
+    else:
+        return
+    raise QtoolError(f"cannot write {os.fspath(path)}: {reason}")
 
 
 @contextmanager
@@ -75,11 +94,7 @@ def explained(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        folder = Path(os.path.realpath(path)).parent
-        if isinstance(error, FileNotFoundError) and not folder.is_dir():
-            reason = f"there is no folder {folder}"
-        raise QtoolError(f"cannot write {os.fspath(path)}: {reason}") from error
+        raise QtoolError(f"cannot write {os.fspath(path)}: {error.strerror or error}") from error
 
 
 def _copy(file: BinaryIO, target: Path) -> None:

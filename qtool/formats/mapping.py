@@ -28,7 +28,11 @@ def view(data: memoryview, start: int, length: int) -> npt.NDArray[np.uint8]:
     if length == 0:
         return np.empty(0, np.uint8)
     values = np.frombuffer(data, np.uint8, length, start)
-    if isinstance(data.obj, mmap.mmap) and length >= RELEASED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+    if (
+        isinstance(data.obj, mmap.mmap)
+        and length >= RELEASED_BYTES
+        and hasattr(mmap, "MADV_DONTNEED")
+    ):
         finalize(values, _release, data.obj, start, length).atexit = False
     return values
 

@@ -7,8 +7,9 @@ import sys
 import tempfile
 from typing import Any
 
-from qtool.errors import FormatError, QtoolError, UsageError
+from qtool.errors import FormatError, QtoolError
 from qtool.formats import mapping, qtm_file
+from qtool.formats.terminal import refuse_terminal
 from qtool.model import Model
 
 MEMORY_BYTES = 1 << 26  # larger models wait in a temporary file, and are mapped
@@ -22,8 +23,7 @@ def load() -> Model:
         UsageError: standard input is a terminal.
         FormatError: the bytes are no .qtm.
     """
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError("standard input is a terminal; pipe a .qtm into it, or name a file")
+    refuse_terminal(sys.stdin, "input", "pipe a .qtm into it")
     with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         size = file.tell()
@@ -43,8 +43,7 @@ def save(model: Model) -> None:
         QtoolError: it cannot be written, such as to a full disk.
         BrokenPipeError: it is a pipe that nobody reads any more.
     """
-    if sys.stdout is None or sys.stdout.isatty():
-        raise UsageError("standard output is a terminal; pipe the .qtm on, or name a file")
+    refuse_terminal(sys.stdout, "output", "pipe the .qtm on")
     try:
         qtm_file.write(model, _Unbuffered(sys.stdout.buffer))  # type: ignore[arg-type]
     except BrokenPipeError:

@@ -92,3 +92,27 @@ def test_a_full_disk_behind_standard_output_is_one_error(full, monkeypatch) -> N
         monkeypatch.setattr(sys, "stdout", sink)
         with pytest.raises(QtoolError, match="cannot write standard output: No space left"):
             formats.save(full, "-")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no/m.qtm", "cannot write no/m.qtm: there is no folder .*/no"),
+        ("m.pb", "m.pb ends in '.pb'; a model file ends in .onnx or .qtm"),
+        ("folder.qtm", "cannot write folder.qtm: it is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_found_before_the_work(
+    tmp_path, monkeypatch, path, message
+) -> None:
+    (tmp_path / "folder.qtm").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(QtoolError, match=message):
+        formats.check_output(path)
+
+
+def test_an_output_that_can_be_is_left_alone(tmp_path) -> None:
+    formats.check_output(tmp_path / "m.qtm")
+
+    assert os.listdir(tmp_path) == []
