@@ -52,13 +52,15 @@ class Constants:
     def dequantize(self, value: ir.Value, integers: npt.NDArray[Any], qparams: QParams) -> ir.Value:
         """Return the output of a new DequantizeLinear of integers that replace a constant.
 
-        A zero point of 0 is left out: per channel it would cost a byte or four each.
+        A zero point of 0 is left out: per channel it would cost a byte or four each. A Gemm's
+        weight keeps it: onnxruntime before 1.24 refuses scales of another shape.
         """
         q = add_initializer(self._graph, self.names(f"{value.name}_q"), integers)
         if value.is_initializer():
             self._replaced.setdefault(value.name or "", q)
         inputs = [q, add_initializer(self._graph, self.short("scale"), qparams.scale)]
-        if qparams.zero_point.any():
+        of_gemm = any(node.op_type == "Gemm" for node in value.consumers())
+        if qparams.zero_point.any() or (of_gemm and qparams.dtype in STORAGE):
             zero = qparams.zero_point.astype(STORAGE[qparams.dtype])
             inputs.append(add_initializer(self._graph, self.short("zero"), zero))
         attributes = {} if qparams.axis is None else {"axis": qparams.axis}
