@@ -27,11 +27,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
-from qtool.model import Model, Names, add_initializer, all_nodes, array, attribute, constant
+from qtool.model import Model, add_initializer, all_nodes, array, attribute, constant
 from qtool.quant import weight_only
 from qtool.quant.encode import WeightScheme
 from qtool.quant.integer_weights import IntegerWeights
-from qtool.quant.rewrite import Chain
+from qtool.quant.rewrite import Chain, ShortNames
 from qtool.quant.selection import node_label
 from qtool.quant.weight_uses import Use, weights
 
@@ -120,7 +120,7 @@ class _Edit:
     """Replaces nodes one by one and remembers what they can share."""
 
     def __init__(self, model: Model, scheme: WeightScheme) -> None:
-        self._names = Names(model.graph)
+        self._names = ShortNames(model.graph)
         self.weights = IntegerWeights(scheme, self._names)
         self._quantized: dict[tuple[ir.Graph, ir.Value], list[ir.Value]] = {}
 
@@ -158,15 +158,13 @@ class _Edit:
         assert isinstance(graph, ir.Graph)
         if (graph, x) not in self._quantized:
             types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
-            parts = ("quantized", "scale", "zero_point")
             outputs = [
-                ir.Value(name=self._names(f"{x.name}_{part}"), type=ir.TensorType(dtype))
-                for part, dtype in zip(parts, types, strict=True)
+                ir.Value(name=self._names.short(stem), type=ir.TensorType(dtype))
+                for stem, dtype in zip(("q", "scale", "zero"), types, strict=True)
             ]
             outputs[0].shape = None if x.shape is None else x.shape.copy()
             outputs[1].shape, outputs[2].shape = ir.Shape([]), ir.Shape([])
-            name = self._names(f"{x.name}_DynamicQuantizeLinear")
-            quantize = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name=name)
+            quantize = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name="")
             graph.insert_before(node, quantize)
             self._quantized[graph, x] = outputs
         return self._quantized[graph, x]
@@ -186,5 +184,4 @@ class _Edit:
 
     def _constant(self, node: ir.Node, part: str, values: npt.NDArray[Any]) -> ir.Value:
         assert isinstance(node.graph, ir.Graph)
-        name = self._names(f"{node.outputs[0].name}_{part}")
-        return add_initializer(node.graph, name, values)
+        return add_initializer(node.graph, self._names.short(part), values)

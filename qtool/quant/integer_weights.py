@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool.model import Names, add_initializer, attribute, constant
+from qtool.model import add_initializer, attribute, constant
 from qtool.quant.encode import WeightScheme, encode
+from qtool.quant.rewrite import ShortNames
 from qtool.quant.weight_uses import Use
 
 INT32_MAX = 2**31 - 1
@@ -27,14 +28,13 @@ class IntegerWeight:
     integers: ir.Value
     zero_point: ir.Value | None
     scale: npt.NDArray[Any]
-    name: str
     scales: dict[tuple[float, int], ir.Value] = field(default_factory=dict)
 
 
 class IntegerWeights:
     """Makes the integer weights of one model; nodes that can share one get the same."""
 
-    def __init__(self, scheme: WeightScheme, names: Names) -> None:
+    def __init__(self, scheme: WeightScheme, names: ShortNames) -> None:
         self._scheme, self._names = scheme, names
         self._made: dict[tuple[ir.Value, tuple[int, ...]], IntegerWeight | str] = {}
         self._graphs: dict[ir.Value, ir.Graph] = {}
@@ -59,7 +59,7 @@ class IntegerWeights:
             shaped = scale.reshape([-1] + [1] * (rank - 1)) if scale.ndim else scale
             graph = weight.integers.graph
             assert isinstance(graph, ir.Graph)
-            value = add_initializer(graph, self._names(f"{weight.name}_scale"), shaped)
+            value = add_initializer(graph, self._names.short("scale"), shaped)
             weight.scales[alpha, rank] = value
         return weight.scales[alpha, rank]
 
@@ -74,6 +74,15 @@ class IntegerWeights:
                 graph.remove(producer, safe=True)
             elif not root.uses():
                 graph.initializers.pop(root.name or "", None)
+        for (root, _), weight in self._made.items():
+            if isinstance(weight, IntegerWeight) and not root.uses():
+                self._take_name(root, weight.integers)
+
+    def _take_name(self, root: ir.Value, integers: ir.Value) -> None:
+        """Let the integers be called as the weight was, unless others already are."""
+        name, graph = root.name or "", self._graphs[root]
+        if name and name not in graph.initializers:
+            integers.name = name
 
     def _encode(self, use: Use, root: ir.Value, order: tuple[int, ...]) -> IntegerWeight | str:
         tensor, is_conv = constant(root), use.node.op_type == "Conv"
@@ -103,11 +112,11 @@ class IntegerWeights:
         graph, name = root.graph, root.name or "weight"
         assert isinstance(graph, ir.Graph)
         self._graphs[root] = graph
-        stored = add_initializer(graph, self._names(f"{name}_quantized"), integers)
+        stored = add_initializer(graph, self._names(f"{name}_q"), integers)
         if zero is None:
-            return IntegerWeight(stored, None, scale, name)
-        zero_point = add_initializer(graph, self._names(f"{name}_zero_point"), zero)
-        return IntegerWeight(stored, zero_point, scale, name)
+            return IntegerWeight(stored, None, scale)
+        zero_point = add_initializer(graph, self._names.short("zero"), zero)
+        return IntegerWeight(stored, zero_point, scale)
 
 
 def overflows(

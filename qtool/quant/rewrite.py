@@ -10,13 +10,23 @@ import onnx_ir as ir
 from qtool.model import Names
 
 
+class ShortNames(Names):
+    """Also makes names that cost few bytes: each stands in a file two or three times."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        super().__init__(graph)
+        self._numbers: dict[str, int] = {}
+
+    def short(self, stem: str) -> str:
+        """Return stem with the next number that makes it new."""
+        number = self._numbers[stem] = self._numbers.get(stem, 0) + 1
+        return self(f"{stem}{number}")
+
+
 class Chain:
-    """Collects nodes that replace one node, each reading what the earlier ones made.
+    """Collects nodes that replace one node, each reading what the earlier ones made."""
 
-    Values and nodes are named after the first output of the replaced node.
-    """
-
-    def __init__(self, replaced: ir.Node, names: Names) -> None:
+    def __init__(self, replaced: ir.Node, names: ShortNames) -> None:
         self._replaced, self._names = replaced, names
         self._nodes: list[ir.Node] = []
 
@@ -27,19 +37,11 @@ class Chain:
         attributes: Mapping[str, Any] | None = None,
         *,
         dtype: ir.DataType = ir.DataType.FLOAT,
-        shape: ir.Shape | None = None,
-        n_outputs: int = 1,
-        domain: str = "",
     ) -> ir.Value:
-        """Append a node; return its first output, of the given type."""
-        name = f"{self._replaced.outputs[0].name}_{op_type}"
-        outputs = [ir.Value(name=self._names(name)) for _ in range(n_outputs)]
-        outputs[0].type, outputs[0].shape = ir.TensorType(dtype), shape
-        node = ir.node(
-            op_type, inputs, attributes, domain=domain, outputs=outputs, name=self._names(name)
-        )
-        self._nodes.append(node)
-        return outputs[0]
+        """Append a node; return its output, of the given type."""
+        output = ir.Value(name=self._names.short("step"), type=ir.TensorType(dtype))
+        self._nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=""))
+        return output
 
     def finish(self) -> list[ir.Node]:
         """Put the nodes in the place of the replaced one; the last one takes its names."""

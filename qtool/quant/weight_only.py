@@ -9,13 +9,12 @@ is only looked up is looked up as integers, and just the rows found are dequanti
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
 
 import onnx_ir as ir
 
-from qtool.model import Model, Names, add_initializer, all_nodes, attribute, constant
+from qtool.model import Model, add_initializer, all_nodes, attribute, constant
 from qtool.quant.encode import FLOAT_TYPES, Encoded, WeightScheme, encode
-from qtool.quant.rewrite import take_over
+from qtool.quant.rewrite import ShortNames, take_over
 from qtool.quant.selection import node_label
 from qtool.quant.weight_uses import Use, source, weight_inputs, weights
 
@@ -46,7 +45,7 @@ def weight_only(
         For each selected node of these ops that still has a float weight, by node_label, why.
     """
     scheme = scheme or WeightScheme()
-    names, reasons = Names(model.graph), Reasons()
+    names, reasons = ShortNames(model.graph), Reasons()
     last: dict[ir.Graph, ir.Node] = {}  # DequantizeLinear put at the start of each graph
     for node in all_nodes(model):
         if node in selected and (reason := _not_constant(node)):
@@ -93,7 +92,7 @@ def _quantize(
     root: ir.Value,
     uses: list[Use],
     scheme: WeightScheme,
-    names: Names,
+    names: ShortNames,
     last: dict[ir.Graph, ir.Node],
 ) -> str | None:
     tensor = _tensor(root)
@@ -111,7 +110,7 @@ def _quantize(
             edit.after(use)
     else:
         edit.before()
-    edit.drop_root()
+    edit.finish()
     return None
 
 
@@ -130,7 +129,7 @@ class _Edit:
     """Replaces one constant weight by its integers and DequantizeLinear nodes."""
 
     def __init__(
-        self, root: ir.Value, encoded: Encoded, names: Names, last: dict[ir.Graph, ir.Node]
+        self, root: ir.Value, encoded: Encoded, names: ShortNames, last: dict[ir.Graph, ir.Node]
     ) -> None:
         self._root, self._encoded, self._names = root, encoded, names
         self._producer = root.producer()
@@ -139,18 +138,17 @@ class _Edit:
         self._graph = graph
         self._last = last
         self._dtype = _tensor(root).dtype
-        parts: dict[str, Any] = {"quantized": encoded.integers, "scale": encoded.scale}
+        name = root.name or names("weight")
+        if self._producer is None:
+            graph.initializers.pop(name)  # the integers take its name
+        self._inputs = [add_initializer(graph, name, encoded.integers)]
+        self._inputs.append(add_initializer(graph, names.short("scale"), encoded.scale))
         if encoded.zero_point is not None:
-            parts["zero_point"] = encoded.zero_point
-        self._inputs = [
-            add_initializer(graph, names(f"{root.name}_{part}"), values)
-            for part, values in parts.items()
-        ]
+            self._inputs.append(add_initializer(graph, names.short("zero"), encoded.zero_point))
 
     def before(self) -> None:
-        """Give every reader the dequantized weight, under the weight's own name."""
-        name, shape = self._root.name or "", self._root.shape
-        nodes = self._dequantize(self._inputs[0], self._encoded.axis, name, shape)
+        """Give every reader the dequantized weight."""
+        nodes = self._dequantize(self._inputs[0], self._encoded.axis, self._root.shape)
         self._root.replace_all_uses_with(nodes[-1].outputs[0])
         if self._graph in self._last:
             self._graph.insert_after(self._last[self._graph], nodes)
@@ -165,47 +163,34 @@ class _Edit:
         old, axis, rank = gather.outputs[0], self._encoded.axis, len(use.axes)
         if axis is not None and axis > attribute(gather, "axis", 0) % rank:
             axis -= rank  # counted from the end: the indices may have any rank
-        nodes = self._dequantize(old, axis, old.name or "", old.shape)
+        nodes = self._dequantize(old, axis, old.shape)
         take_over(old, nodes[-1].outputs[0], self._names)
         nodes[0].replace_input_with(0, old)
         gather.replace_input_with(0, self._inputs[0])
         old.type = ir.TensorType(self._encoded.integers.dtype)
         graph.insert_after(gather, nodes)
 
-    def drop_root(self) -> None:
-        """Remove the float weight, which nothing reads any more."""
+    def finish(self) -> None:
+        """Remove the Constant node of the float weight, which nothing reads any more."""
         if self._producer is not None:
             self._graph.remove(self._producer, safe=True)
-        else:
-            self._graph.initializers.pop(self._root.name or "")
 
     def _dequantize(
-        self, integers: ir.Value, axis: int | None, name: str, shape: ir.Shape | None
+        self, integers: ir.Value, axis: int | None, shape: ir.Shape | None
     ) -> list[ir.Node]:
-        """Return the nodes that dequantize; the output of the last one is called name."""
-        double = self._dtype == ir.DataType.DOUBLE
+        """Return the nodes whose last output is the dequantized value."""
         attributes = {} if axis is None else {"axis": axis}
         if self._encoded.block_size:
             attributes["block_size"] = self._encoded.block_size
-        single = self._names(f"{name}_single") if double else name
-        dtype = ir.DataType.FLOAT if double else self._dtype
-        copied = None if shape is None else shape.copy()
-        nodes = [
-            ir.node(
-                "DequantizeLinear",
-                [integers, *self._inputs[1:]],
-                attributes,
-                outputs=[ir.Value(name=single, type=ir.TensorType(dtype), shape=copied)],
-                name=self._names(f"{name}_DequantizeLinear"),
-            )
-        ]
+        double = self._dtype == ir.DataType.DOUBLE
+        output = self._value(ir.DataType.FLOAT if double else self._dtype, shape)
+        inputs = [integers, *self._inputs[1:]]
+        nodes = [ir.node("DequantizeLinear", inputs, attributes, outputs=[output], name="")]
         if double:
-            cast = ir.node(
-                "Cast",
-                [nodes[0].outputs[0]],
-                {"to": ir.DataType.DOUBLE.value},
-                outputs=[ir.Value(name=name, type=ir.TensorType(self._dtype), shape=copied)],
-                name=self._names(f"{name}_Cast"),
-            )
-            nodes.append(cast)
+            to, cast = {"to": ir.DataType.DOUBLE.value}, self._value(ir.DataType.DOUBLE, shape)
+            nodes.append(ir.node("Cast", [output], to, outputs=[cast], name=""))
         return nodes
+
+    def _value(self, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+        copied = None if shape is None else shape.copy()
+        return ir.Value(name=self._names.short("dq"), type=ir.TensorType(dtype), shape=copied)

@@ -5,6 +5,7 @@ import pytest
 from quant.graphs import model_of, node, ops
 
 from qtool.errors import UnsupportedError
+from qtool.formats import load
 from qtool.model import Model, array, fingerprint
 from qtool.quant.dynamic import dynamic
 from qtool.quant.encode import WeightScheme
@@ -12,6 +13,7 @@ from qtool.quant.integer_weights import saturates
 from qtool.quant.selection import select
 from qtool.quant.weight_only import weight_only
 from qtool.runtime.ort import OrtSession
+from qtool.stages.freeze import freeze
 
 
 def quantized(model: Model, op_types=("MatMul", "Gemm"), **scheme):
@@ -303,3 +305,19 @@ def test_a_scale_leaves_with_its_alpha(rng):
     scales = [array(v) for name, v in result.graph.initializers.items() if "scale" in name]
     assert len(scales) == 1
     np.testing.assert_allclose(scales[0], 3 * np.abs(w).max(axis=0) / 127, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op_types", [("MatMul", "Gemm"), ("MatMul", "Gemm", "Conv")], ids=str)
+@pytest.mark.parametrize("name", ["mlperf-tiny-fc-autoencoder-ad", "mlperf-tiny-dscnn-kws"])
+def test_the_zoo_keeps_its_outputs(name, op_types, zoo, rng):
+    model = freeze(load(zoo / "models" / name / "model.onnx"), check=False)
+    (spec,) = model.inputs()
+    x = real(rng, *(d if isinstance(d, int) else 1 for d in spec.shape))
+
+    result, reasons = quantized(model, op_types)
+
+    reference = run(model, **{spec.name: x})
+    error = np.square(run(result, **{spec.name: x}) - reference).sum()
+    assert reasons == {}
+    assert 10 * np.log10(np.square(reference).sum() / error) > 20

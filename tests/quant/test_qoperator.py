@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 from quant.graphs import model_of, node, ops
 
+from qtool.data import open_samples
 from qtool.errors import UnsupportedError
+from qtool.formats import load
 from qtool.model import Model, array, fingerprint
 from qtool.quant.qoperator import to_qoperator
 from qtool.runtime.ort import OrtSession
+from qtool.stages.freeze import freeze
+from qtool.stages.quantize import quantize
 
 ACTIVATIONS = {"uint8": (0.05, 120), "int8": (0.05, -7)}  # scale and zero point of x and y
 
@@ -362,3 +366,19 @@ def test_the_original_is_not_changed(rng):
     to_qoperator(model)
 
     assert fingerprint(model) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["fashion-cnn", "mlperf-tiny-resnet8-cifar10", "squeezenet1_1-torchvision"]
+)
+def test_the_zoo_computes_what_its_qdq_form_does(name, zoo, rng):
+    model = freeze(load(zoo / "models" / name / "model.onnx"), check=False)
+    data = open_samples(None, model.inputs(), samples=2, random=True)
+    result = quantize(model, data=data, mode="static", check=False)
+    (spec,) = model.inputs()
+    x = rng.normal(size=[d if isinstance(d, int) else 1 for d in spec.shape]).astype(np.float32)
+
+    converted = run(to_qoperator(result), **{spec.name: x})
+
+    np.testing.assert_allclose(converted, run(result, **{spec.name: x}), rtol=1e-5, atol=1e-5)

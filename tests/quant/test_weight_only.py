@@ -14,6 +14,7 @@ from qtool.quant.encode import WeightScheme
 from qtool.quant.selection import select
 from qtool.quant.weight_only import needed_opset, weight_only
 from qtool.runtime.ort import OrtSession
+from qtool.stages.freeze import freeze
 
 
 def quantized(model: Model, exclude=(), **scheme):
@@ -361,3 +362,25 @@ def test_a_mapped_weight_is_quantized_when_it_is_written(rng, tmp_path):
     ]
     assert [type(t) for t in lazy] == [ir.LazyTensor]
     assert fingerprint(result) == fingerprint(quantized(model)[0])
+
+
+ZOO = {  # least SQNR of each output on noise, in dB
+    "mlperf-tiny-fc-autoencoder-ad": 25,
+    "mlperf-tiny-dscnn-kws": 25,
+    "silero-vad-lstm": 25,
+    "squeezenet1_1-torchvision": 25,
+    "ultraface-rfb-320": 20,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_keeps_its_outputs(name, zoo, rng):
+    model = freeze(load(zoo / "models" / name / "model.onnx"), check=False)
+    dims = {s.name: [d if isinstance(d, int) else 1 for d in s.shape] for s in model.inputs()}
+    feeds = {n: rng.normal(size=d).astype(np.float32) for n, d in dims.items()}
+
+    result, reasons = quantized(model)
+
+    assert reasons == {}
+    assert sqnr(model, result, **feeds) > ZOO[name]
