@@ -35,7 +35,7 @@ CASE_SECONDS = 5
 MAX_FINDINGS = 20
 BAD_SHARE = 0.2  # of cases that start from a file that is bad already
 SLOW_SHARE = 0.05  # of the others, that start from a file with many tensors
-SAVED_SHARE = 0.1  # of models that load
+SAVED_SHARE = 0.3  # of models that load
 
 wire.MIN_BYTES = 64  # so that the small files of tests/golden use what large files do
 

@@ -186,6 +186,7 @@ ONNX: dict[str, Callable[[], bytes]] = {
     "no-attribute-type.onnx": edited(no_type),
     "sparse.onnx": edited(sparse),
     "map.onnx": edited(map_input),
+    "device.onnx": edited(lambda p: p.graph.node[0].device_configurations.add()),
     "deep.onnx": deep_subgraphs,
     "recursive-function.onnx": recursive_function,
     "utf8.onnx": bad_utf8,
@@ -431,6 +432,9 @@ QTM: dict[str, Callable[[], bytes]] = {
     ),
     "statistics-tables.qtm": statistics(b"\xff\xff\xff\xff\x0f\0\0"),
     "statistics-gram.qtm": statistics(b"\0\1\0\1w\1" + b"\xff\xff\xff\xff\x0f" * 2 + bytes(9)),
+    "statistics-no-gram.qtm": statistics(b"\0\1\0\1w\1\0" + b"\xff\xff\xff\xff\x0f" + bytes(9)),
+    "statistics-nan.qtm": statistics(b"\1\0\0\1x" + struct.pack("<2f", np.nan, 1) + bytes(5)),
+    "statistics-exponent.qtm": statistics(HISTOGRAM + b"\1\0\xff\xff\x7f\0\1\0\1"),
     "statistics-longer.qtm": statistics(bytes(9)),
     "statistics-number.qtm": statistics(b"\xff" * 30),
 }  # fmt: skip

@@ -12,6 +12,9 @@ from qtool.errors import FormatError
 from qtool.model import BatchNormStatistics, GramStatistics, TensorStatistics
 
 MAX_BINS = 1 << 22
+MAX_ORDER = 1 << 24  # of a Gram
+MAX_EXPONENT = 2048  # beyond that of any float64
+MAX_FIRST = 1 << 40  # index of a bin
 MAX_NAME_BYTES = 1 << 16
 UInt64 = npt.NDArray[np.uint64]
 
@@ -73,6 +76,8 @@ def _read_tensor(reader: _Reader) -> TensorStatistics:
     low, high = (float(x) for x in reader.array("<f4", 2))
     count, n_zeros, exponent, first, n_filled = (int(n) for n in reader.numbers(5))
     gaps, filled = reader.numbers(n_filled), reader.numbers(n_filled)
+    if not (low == low and high == high and exponent <= 2 * MAX_EXPONENT and first <= MAX_FIRST):
+        raise reader.error("has an absurd histogram")
     if n_filled and int(gaps.max()) > MAX_BINS:
         raise reader.error("has an absurd histogram")
     positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
@@ -95,6 +100,8 @@ def _write_gram(writer: _Writer, name: str, gram: GramStatistics) -> None:
 
 def _read_gram(reader: _Reader) -> GramStatistics:
     count, groups, size, exponent = (int(n) for n in reader.numbers(4))
+    if not (groups and 0 < size <= MAX_ORDER and exponent <= 2 * MAX_EXPONENT):
+        raise reader.error("has an absurd Gram")
     reader.align(8)
     pairs = size * (size + 1) // 2
     values = reader.array("<u8", groups * pairs * 2).reshape(groups, pairs, 2)

@@ -126,6 +126,7 @@ class _Check:
             label = f"node {quoted(node.name)} ({quoted(node.op_type)})"
             if not node.op_type:
                 raise ModelError(f"{self._where}: {label} has no op type")
+            _check_devices(node, f"{self._where}: {label}")
             for name in filter(None, node.input):
                 self._use(name, label, scopes)
             self._attributes(node.attribute, scopes, label)
@@ -199,6 +200,14 @@ def _clear_unknown(shape: onnx.TensorShapeProto) -> None:
     for dim in shape.dim:
         if dim.dim_value == -1:
             dim.ClearField("dim_value")
+
+
+def _check_devices(node: onnx.NodeProto, where: str) -> None:
+    """Refuse multi-device annotations that onnx_ir reads but cannot write."""
+    for configuration in getattr(node, "device_configurations", ()):  # since onnx 1.18
+        specs = configuration.sharding_spec
+        if not configuration.configuration_id or not all(spec.tensor_name for spec in specs):
+            raise ModelError(f"{where} has a device configuration without an id or a tensor")
 
 
 def _tensors(attribute: onnx.AttributeProto) -> Iterable[onnx.TensorProto]:
