@@ -94,9 +94,9 @@ def _named(value: ir.Value | None) -> list[int | str] | None:
 def _gather(node: ir.Node, inputs: Sequence[Elements | None]) -> Elements | None:
     data, indices = inputs
     where = ints(node.inputs[1])
-    if data is None or indices is None or where is None or not data.ndim:
-        return None
     axis = attribute(node, "axis", 0)
+    if data is None or indices is None or where is None or not -data.ndim <= axis < data.ndim:
+        return None
     if any(not -data.shape[axis] <= i < data.shape[axis] for i in where):
         return None
     return np.asarray(np.take(data, np.array(where, int).reshape(indices.shape), axis), object)
@@ -156,7 +156,7 @@ def _arithmetic(
 
     def rule(node: ir.Node, inputs: Sequence[Elements | None]) -> Elements | None:
         a, b = inputs
-        if a is None or b is None:
+        if a is None or b is None or not (a.shape == b.shape or 1 in (a.size, b.size)):
             return None
         return np.asarray(np.frompyfunc(element, 2, 1)(a, b), dtype=object)
 

@@ -40,7 +40,7 @@ def _layernorm(node: ir.Node, editor: Editor) -> bool:
 def _mean(value: ir.Value | None, x: ir.Value) -> ir.Value | None:
     """Return what value is the mean of, over the last axis of x, which stays as 1."""
     node, shape = produced(value, "ReduceMean"), shape_dims(x)
-    if node is None or not attribute(node, "keepdims", 1) or shape is None:
+    if node is None or not attribute(node, "keepdims", 1) or not shape:
         return None
     given = attribute(node, "axes")
     axes = ints(node.inputs[1]) if len(node.inputs) > 1 else list(given) if given else None

@@ -19,11 +19,11 @@ def lower_batchnorm(node: ir.Node, editor: Editor) -> bool:
     """
     x, y = node.inputs[0], node.outputs[0]
     shape = shape_dims(x)
-    if x is None or shape is None or not isinstance(shape[1], int) or x.dtype not in FLOATS:
+    if x is None or shape is None or not 2 <= len(shape) <= 5 or x.dtype not in FLOATS:
         return False
     n_channels = shape[1]
-    affine = affine_of(node, len(shape), 1, n_channels)
-    if affine is None or not 2 <= len(shape) <= 5:
+    affine = affine_of(node, len(shape), 1, n_channels) if isinstance(n_channels, int) else None
+    if affine is None or not isinstance(n_channels, int):
         return False
     dtype = x.dtype
     assert dtype is not None

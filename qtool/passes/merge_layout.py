@@ -33,6 +33,8 @@ def _transposes(node: ir.Node, before: ir.Node) -> bool:
         if n is None:
             return False
         first, second = (list(range(n))[::-1] if p is None else p for p in (first, second))
+    if sorted(first) != sorted(second) or sorted(first) != list(range(len(first))):
+        return False
     node.attributes["perm"] = ir.AttrInt64s("perm", [first[i] for i in second])
     node.replace_input_with(0, before.inputs[0])
     return True

@@ -48,6 +48,8 @@ def _same_pads(node: ir.Node, kernel: list[int], *, upper: bool) -> list[int] | 
     sizes = (shape_dims(node.inputs[0]) or [None] * (len(kernel) + 2))[2:]
     strides = attribute(node, "strides") or [1] * len(kernel)
     dilations = attribute(node, "dilations") or [1] * len(kernel)
+    if not len(sizes) == len(kernel) == len(strides) == len(dilations) or min(strides) < 1:
+        return None
     begins, ends = [], []
     for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
         window = (k - 1) * dilation + 1
@@ -90,7 +92,9 @@ def merge_pad(node: ir.Node, editor: Editor) -> bool:
         ):
             return False
         kernel = list(attribute(reader, "kernel_shape"))
-        if any(p >= k for p, k in zip(_added(own, pads, n), kernel * 2, strict=True)):
+        if len(kernel) != n or any(
+            p >= k for p, k in zip(_added(own, pads, n), kernel * 2, strict=True)
+        ):
             return False  # onnxruntime wants pads smaller than the kernel
         reader.attributes["count_include_pad"] = ir.AttrInt64("count_include_pad", 1)
     reader.attributes.pop("auto_pad", None)

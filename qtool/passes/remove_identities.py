@@ -71,10 +71,11 @@ def _same_slice(node: ir.Node) -> bool:
     axes = given[2] if len(given) > 2 else list(range(len(starts)))
     steps = given[3] if len(given) > 3 else [1] * len(starts)
     shape = shape_dims(node.inputs[0])
-    if any(starts) or any(step != 1 for step in steps or []):
+    if any(starts) or any(step != 1 for step in steps or []) or len(axes or []) != len(ends):
         return False
     for axis, end in zip(axes or [], ends, strict=True):
-        length = shape[axis] if shape is not None else None
+        known = shape is not None and -len(shape) <= axis < len(shape)
+        length = shape[axis] if shape is not None and known else None
         if end < 2**31 - 1 and not (isinstance(length, int) and end >= length):
             return False
     return True

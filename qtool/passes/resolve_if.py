@@ -24,8 +24,10 @@ def resolve_if(node: ir.Node, editor: Editor) -> bool:
     chosen = "then_branch" if condition.item() else "else_branch"
     branch: ir.Graph = attribute(node, chosen)
     graph = graph_of(node)
-    _rename(node, branch, editor)
     results = list(branch.outputs)
+    if len(results) != len(node.outputs) or branch.inputs:
+        return False
+    _rename(node, branch, editor)
     branch.outputs.clear()
     for name, value in list(branch.initializers.items()):
         del branch.initializers[name]

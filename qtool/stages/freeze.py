@@ -14,6 +14,7 @@ import onnx_ir as ir
 from qtool.errors import ModelError
 from qtool.model import Model, all_nodes, constant, opset
 from qtool.passes import PASSES
+from qtool.passes.check_nodes import check_nodes
 from qtool.passes.checkpoint import bind_weights, parameters
 from qtool.passes.constants import bind_defaults
 from qtool.passes.cut_outputs import cut_outputs
@@ -54,10 +55,11 @@ def freeze(
 
     Raises:
         UsageError: a pass, dim or output does not exist.
-        ModelError: the weights do not fit, or the check failed.
+        ModelError: a node is malformed, the weights do not fit, or the check failed.
         UnsupportedError: an operator cannot be brought to the opset or to inference form.
     """
     chosen = [lookup(PASSES, name, "pass") for name in passes]
+    check_nodes(model)
     trained = _prepared(model, weights, dims or {}, outputs)
     before = inference_form(trained)
     if before is not trained:
