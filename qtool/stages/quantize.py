@@ -173,6 +173,8 @@ def _static(model: Model, options: Options) -> Model:
         node.metadata_props[REASON_KEY] = reason
     for note in qdq.insert(result.graph, made, qparams, scheme):
         log.info(note)
+    # Recurrent layers and those of subgraphs compute in float, with integer weights.
+    weight_only.weight_only(result, selection.nodes, options.scheme)
     return result
 
 

@@ -76,6 +76,7 @@ def test_auto_without_statistics_quantizes_matmul_dynamically_and_other_weights(
     assert "--data SAMPLES" in caplog.text
 
 
+@pytest.mark.onnxruntime("1.24")
 def test_dynamic_makes_integer_convolutions_and_warns(net, caplog):
     result = quantize(net.model, mode="dynamic")
 
@@ -210,3 +211,23 @@ def test_an_embedding_is_quantized_with_the_range_of_its_table(rng, tmp_path):
     found = dequantize(array(table.inputs[0]), read_qparams(table))
     assert array(table.inputs[0]).dtype == np.uint8
     np.testing.assert_allclose(found, array(model.graph.initializers["table"]), atol=0.02)
+
+
+def test_static_gives_recurrent_layers_integer_weights(rng, tmp_path):
+    model = model_of(
+        """
+        net (float[t, 1, 8] x, float[8, 8] m, float[1, 32, 8] w, float[1, 32, 8] r)
+            => (float[t, 1, 1, 8] y) {
+            a = MatMul(x, m)
+            y = LSTM<hidden_size = 8>(a, w, r)
+        }
+        """,
+        m=rng.normal(size=(8, 8)).astype(np.float32),
+        w=rng.normal(size=(1, 32, 8)).astype(np.float32),
+        r=rng.normal(size=(1, 32, 8)).astype(np.float32),
+    )
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(16, 1, 8)).astype(np.float32))
+
+    result = quantize(model, data=open_samples(str(tmp_path / "x.npz"), model.inputs()))
+
+    assert coverage(result).by_bytes.weights_fraction == 1.0
