@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 # The same cases on every run, and no clock: a slow machine is not a bug.
 settings.register_profile("qtool", derandomize=True, deadline=None)
 settings.load_profile("qtool")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("onnxruntime"):
+        if onnxruntime_release() < tuple(map(int, mark.args[0].split("."))):
+            pytest.skip(f"needs onnxruntime {mark.args[0]}: older ones fail at this")
+
+
+def onnxruntime_release() -> tuple[int, ...]:
+    return tuple(map(int, version("onnxruntime").split(".")[:2]))
 
 
 @pytest.fixture

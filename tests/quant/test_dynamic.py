@@ -134,6 +134,7 @@ def test_a_transposed_weight_equals_the_definition(rng):
 @pytest.mark.parametrize(
     "attributes", ["", "<pads = [1,1,1,1], strides = [2,2]>", "<group = 2>", "<dilations = [2,2]>"]
 )
+@pytest.mark.onnxruntime("1.24")
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_conv_keeps_the_outputs(dtype, attributes, rng):
     channels = 4 if "group" in attributes else 8

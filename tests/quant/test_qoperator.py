@@ -229,6 +229,7 @@ def test_a_linear_layer_may_give_float(op, form, rng):
     )
 
 
+@pytest.mark.onnxruntime("1.28")
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
 @pytest.mark.parametrize("body", MOVES)
 def test_a_move_runs_on_the_integers(body, dtype, rng):

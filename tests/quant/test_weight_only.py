@@ -224,6 +224,7 @@ net (int64[n] ids, float[50, 24] table) => (float[n, 50] y) {
 """
 
 
+@pytest.mark.onnxruntime("1.28")
 def test_a_tied_weight_stays_one_tensor(rng):
     model = model_of(TIED, table=real(rng, 50, 24))
 
