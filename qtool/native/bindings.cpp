@@ -1,4 +1,5 @@
-// The only file that knows Python: checks every argument, releases the GIL, calls the kernels.
+// The only file, with bindings_runtime.cpp, that knows Python: checks every argument, releases the
+// GIL, calls the kernels.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
@@ -163,7 +164,10 @@ nb::tuple gram_state(const Gram& gram) {
 
 }  // namespace
 
+void bind_runtime(nb::module_& module);  // bindings_runtime.cpp
+
 NB_MODULE(_native, module) {
+  bind_runtime(module);
   module.doc() = "qtool's native kernels; used through qtool.statistics.";
 
   module.def("isas", [] {  // name -> whether this machine can run it

@@ -12,12 +12,7 @@ constexpr Isa kAll[] = {Isa::kScalar, Isa::kNeon, Isa::kAvx2, Isa::kAvx512};
 
 Isa cap() {
   const char* name = std::getenv("QTOOL_ISA");
-  if (name == nullptr || *name == '\0') return Isa::kAvx512;
-  for (Isa isa : kAll) {
-    if (same_name(name, isa_name(isa))) return isa;
-  }
-  throw std::invalid_argument(std::string("QTOOL_ISA is '") + name +
-                              "'; it may be scalar, neon, avx2 or avx512");
+  return isa_named(name == nullptr ? "" : name);
 }
 
 }  // namespace
@@ -51,6 +46,15 @@ bool supports(Isa isa) noexcept {
   if (isa == Isa::kNeon) return true;  // part of the base architecture
 #endif
   return isa == Isa::kScalar;
+}
+
+Isa isa_named(const char* name) {
+  if (*name == '\0') return Isa::kAvx512;
+  for (Isa isa : kAll) {
+    if (same_name(name, isa_name(isa))) return isa;
+  }
+  throw std::invalid_argument(std::string("QTOOL_ISA or isa is '") + name +
+                              "'; it may be scalar, neon, avx2 or avx512");
 }
 
 bool allowed(Isa isa) { return isa <= cap() && supports(isa); }

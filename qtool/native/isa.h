@@ -12,6 +12,9 @@ const char* isa_name(Isa isa) noexcept;
 // kAvx2 includes FMA and BMI2.
 bool supports(Isa isa) noexcept;
 
+// The instruction set of that name, the highest one for "". Throws std::invalid_argument.
+Isa isa_named(const char* name);
+
 // Whether dispatch may choose it: supported, and not above what the environment variable QTOOL_ISA
 // names. An unknown name there throws std::invalid_argument.
 bool allowed(Isa isa);

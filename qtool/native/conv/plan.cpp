@@ -1,0 +1,145 @@
+#include "conv/plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace qtool {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool leaves_image(const ConvArgs& a, const ConvPlan& p) noexcept {
+  const int64_t bottom = int64_t{a.out_h - 1} * a.stride_h - a.pad_top + p.window_h;
+  const int64_t right = int64_t{a.out_w - 1} * a.stride_w - a.pad_left + p.window_w;
+  return a.pad_top > 0 || a.pad_left > 0 || bottom > a.in_h || right > a.in_w;
+}
+
+void cut_segments(const ConvArgs& a, ConvPlan& p) noexcept {
+  const bool taps_touch =
+      a.groups == 1 && p.pitch == a.in_c && (a.dilation_w == 1 || a.kernel_w == 1);
+  const bool rows_touch = taps_touch && p.row_w == a.kernel_w && a.dilation_h == 1;
+  p.n_segments = rows_touch ? 1 : taps_touch ? a.kernel_h : a.kernel_h * a.kernel_w;
+  p.segment_bytes = a.depth() / p.n_segments;
+}
+
+int64_t block_row_bytes(const ConvPlan& p) noexcept { return p.row_w * p.pitch; }
+
+// Lines such that what a block reads fits the cache and every thread has a block, where weights
+// are so few that reading them again costs little.
+void cut_blocks(const ConvArgs& a, int32_t tile_pixels, ConvPlan& p) noexcept {
+  const int64_t lines = p.flat ? a.pixels() : a.out_h;
+  const int64_t line_bytes = p.flat ? p.step : block_row_bytes(p) * a.stride_h;
+  const bool few_weights = int64_t{a.out_c} * a.depth() <= kBlockBytes;
+  int64_t n = std::max<int64_t>(1, ceil_div(lines * line_bytes, kBlockBytes));
+  if (few_weights) n = ceil_div(n, a.threads) * a.threads;
+  int64_t block = ceil_div(lines, std::min(n, lines));
+  if (p.flat) block = ceil_div(block, tile_pixels) * tile_pixels;
+  p.block_lines = int32_t(std::min(block, lines));
+  p.n_blocks = ceil_div(lines, p.block_lines) * (p.flat ? 1 : a.n);
+}
+
+int64_t rows_read(const ConvArgs& a, const ConvPlan& p, int64_t lines) noexcept {
+  return (lines - 1) * a.stride_h + p.window_h;
+}
+
+// Copies count pixels from x, skipping what lies between them.
+uint8_t* copy_pixels(const ConvArgs& a, const uint8_t* x, int64_t count, uint8_t* to) noexcept {
+  if (a.x_pitch == a.in_c) {
+    std::memcpy(to, x, size_t(count) * size_t(a.in_c));
+    return to + count * a.in_c;
+  }
+  for (int64_t i = 0; i < count; ++i, x += a.x_pitch, to += a.in_c) {
+    std::memcpy(to, x, size_t(a.in_c));
+  }
+  return to;
+}
+
+uint8_t* fill_pixels(const ConvArgs& a, int64_t count, uint8_t* to) noexcept {
+  std::memset(to, a.x_zero_point, size_t(count) * size_t(a.in_c));
+  return to + count * a.in_c;
+}
+
+// Rows top .. top + n_rows - 1 of an image, and the pixels of each that windows reach.
+void copy_rows(const ConvCall& call, const ConvPlan& p, int64_t image, int64_t top, int64_t n_rows,
+               uint8_t* to) noexcept {
+  const ConvArgs& a = *call.args;
+  const int64_t left = std::min<int64_t>(a.pad_left, p.row_w);
+  const int64_t inside = std::clamp<int64_t>(p.row_w - left, 0, a.in_w);
+  for (int64_t row = top; row < top + n_rows; ++row) {
+    if (row < 0 || row >= a.in_h) {
+      to = fill_pixels(a, p.row_w, to);
+      continue;
+    }
+    to = fill_pixels(a, left, to);
+    to = copy_pixels(a, call.x + (image * a.in_h + row) * a.in_w * a.x_pitch, inside, to);
+    to = fill_pixels(a, p.row_w - left - inside, to);
+  }
+}
+
+}  // namespace
+
+int64_t ConvPlan::offset(const ConvArgs& a, int32_t segment) const noexcept {
+  const int32_t per_row = n_segments == 1 ? 1 : n_segments / a.kernel_h;
+  const int64_t row = segment / per_row, column = segment % per_row;
+  return (row * a.dilation_h * row_w + column * a.dilation_w) * pitch;
+}
+
+ConvPlan plan_conv(const ConvArgs& a, int32_t tile_pixels) noexcept {
+  ConvPlan p{};
+  p.group_in = a.in_c / a.groups;
+  p.group_out = a.out_c / a.groups;
+  p.window_h = int64_t{a.kernel_h - 1} * a.dilation_h + 1;
+  p.window_w = int64_t{a.kernel_w - 1} * a.dilation_w + 1;
+  p.copied = leaves_image(a, p);
+  p.row_w = p.copied ? int64_t{a.out_w - 1} * a.stride_w + p.window_w : a.in_w;
+  p.pitch = p.copied ? a.in_c : a.x_pitch;
+  p.step = a.stride_w * p.pitch;
+  const int64_t line_w = int64_t{a.out_w} * a.stride_w;  // in pixels of x
+  const bool lines_follow = a.out_h == 1 || line_w == a.stride_h * p.row_w;
+  const bool images_follow = a.n == 1 || line_w * a.out_h == a.in_h * p.row_w;
+  p.flat = !p.copied && lines_follow && images_follow;
+  p.line = p.flat ? int32_t(a.pixels()) : a.out_w;
+  cut_segments(a, p);
+  cut_blocks(a, tile_pixels, p);
+  if (p.copied) p.copy_bytes = size_t(rows_read(a, p, p.block_lines)) * size_t(p.row_w * p.pitch);
+  return p;
+}
+
+bool plan_fits(const ConvArgs& a, const ConvPlan& p) noexcept {
+  const double window = double(p.window_h) * double(p.row_w) * double(p.pitch);
+  const double copied =
+      double(p.row_w) * a.in_c * (double(p.window_h) + double(p.block_lines) * a.stride_h);
+  return window < INT32_MAX && (!p.copied || copied <= double(kMostCopyBytes)) &&
+         a.pixels() < INT32_MAX;
+}
+
+void open_block(const ConvCall& call, const ConvPlan& p, int64_t index, uint8_t* copy,
+                ConvBlock& block) noexcept {
+  const ConvArgs& a = *call.args;
+  if (p.flat) {
+    block.first_pixel = index * p.block_lines;
+    block.n_pixels = int32_t(std::min<int64_t>(p.block_lines, a.pixels() - block.first_pixel));
+    block.n_lines = 1;
+    const uint8_t* x = call.x + block.first_pixel * p.step;
+    for (int32_t i = 0; i < block.n_pixels; ++i) block.windows[i] = x + i * p.step;
+    return;
+  }
+  const int64_t per_image = ceil_div(a.out_h, p.block_lines);
+  const int64_t image = index / per_image, line = index % per_image * p.block_lines;
+  block.first_pixel = (image * a.out_h + line) * a.out_w;
+  block.n_lines = int32_t(std::min<int64_t>(p.block_lines, a.out_h - line));
+  block.n_pixels = block.n_lines * p.line;
+  const int64_t top = line * a.stride_h - a.pad_top;
+  const uint8_t* x = copy;
+  if (p.copied) {
+    copy_rows(call, p, image, top, rows_read(a, p, block.n_lines), copy);
+  } else {
+    x = call.x + (image * a.in_h + top) * block_row_bytes(p);
+  }
+  const uint8_t** window = block.windows;
+  for (int32_t i = 0; i < block.n_lines; ++i, x += a.stride_h * block_row_bytes(p)) {
+    for (int32_t j = 0; j < p.line; ++j) *window++ = x + j * p.step;
+  }
+}
+
+}  // namespace qtool
