@@ -47,7 +47,7 @@ def size(ctx, param, value):
     help="Stay under SIZE (500M, 2G), with --gram in several passes.  [default: no limit]",
 )  # fmt: skip
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    "--batch", type=click.IntRange(1), default=8, show_default=True, metavar="N",
     help="Samples that a thread takes at once. The result is the same for any number.",
 )  # fmt: skip
 @options.threads_option

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from qtool.errors import ModelError, QtoolError
-from qtool.model import Model
+from qtool.model import Model, attribute
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -20,13 +20,20 @@ Feeds = Mapping[str, Array]
 #: Above this, the weights go to onnxruntime through a file: a protobuf ends at 2 GiB.
 INLINE_BYTES = 1 << 30
 
+#: Above this, loading a model twice costs more than the order of elements does.
+TWICE_BYTES = 1 << 28
+
+#: onnxruntime's blocked layout pads channels to a multiple of 8 or 16, depending on the machine.
+CHANNEL_BLOCK = 16
+
 
 class OrtSession:
     """A model loaded in onnxruntime on the CPU.
 
     outputs names the tensors that run() returns: graph outputs by default, else any tensors of
-    the main graph. optimize=False switches graph optimizations off. run() may be called from
-    several threads at once.
+    the main graph. optimize=False switches graph optimizations off. ordered=False lets run()
+    return the elements of a tensor in any order and shape, which saves bringing convolutions'
+    outputs into ONNX's. run() may be called from several threads at once.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -39,21 +46,19 @@ class OrtSession:
         outputs: Sequence[str] | None = None,
         threads: int = 1,
         optimize: bool = True,
+        ordered: bool = True,
     ) -> None:
         self.output_names = [o.name for o in model.outputs()] if outputs is None else list(outputs)
+        self._fetched = self.output_names
         self._run_options = onnxruntime.RunOptions()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        if not optimize:
-            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.graph_optimization_level = level
         loaded = model.ir
         if outputs is not None:
             loaded = _with_outputs(loaded, self.output_names)
         try:
-            self._session = _open(loaded, options)
+            if not ordered and optimize and _weight_bytes(loaded) <= TWICE_BYTES:
+                loaded, self._fetched = _unordered(loaded, self.output_names, threads)
+                optimize = False  # it has been
+            self._session = _open(loaded, _options(threads, optimize))
         except QtoolError:
             raise
         except Exception as error:
@@ -66,7 +71,7 @@ class OrtSession:
             QtoolError: onnxruntime refused the inputs or failed.
         """
         try:
-            values = self._session.run(self.output_names, dict(feeds), self._run_options)
+            values = self._session.run(self._fetched, dict(feeds), self._run_options)
         except Exception as error:
             raise QtoolError(f"onnxruntime could not run the model: {first_line(error)}") from error
         return dict(zip(self.output_names, values, strict=True))
@@ -76,16 +81,59 @@ class OrtSession:
         self._run_options.terminate = True
 
 
+def _options(threads: int, optimize: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
+    return options
+
+
 def _open(loaded: ir.Model, options: Any) -> Any:
     providers = ["CPUExecutionProvider"]
-    weights = [v.const_value for v in loaded.graph.initializers.values()]
-    if sum(w.nbytes for w in weights if w is not None) <= INLINE_BYTES:
+    if _weight_bytes(loaded) <= INLINE_BYTES:
         content = ir.to_proto(_in_memory(loaded)).SerializeToString()
         return onnxruntime.InferenceSession(content, options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
         path = Path(folder) / "model.onnx"
         ir.save(loaded.clone(), path, external_data="model.onnx.data")
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
+
+
+def _weight_bytes(loaded: ir.Model) -> int:
+    weights = [v.const_value for v in loaded.graph.initializers.values()]
+    return sum(w.nbytes for w in weights if w is not None)
+
+
+def _unordered(loaded: ir.Model, names: Sequence[str], threads: int) -> tuple[ir.Model, list[str]]:
+    """Return the model as onnxruntime optimizes it, and its tensors that hold the named values.
+
+    Where a ReorderOutput node makes a named tensor of a blocked one without padding, that is the
+    blocked one: it has the same elements.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
+        options = _options(threads, optimize=True)
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        _open(loaded, options)
+        optimized = ir.load(options.optimized_model_filepath)
+        optimized = _in_memory(optimized)
+    producers = {v.name: node for node in optimized.graph for v in node.outputs}
+    found = []
+    for name in names:
+        node = producers.get(name)
+        channels = 0 if node is None else attribute(node, "channels", 0)
+        if node is not None and node.op_type == "ReorderOutput" and channels % CHANNEL_BLOCK == 0:
+            source = node.inputs[0]
+            name = name if source is None or source.name is None else source.name
+        found.append(name)
+    trimmed = _with_outputs(optimized, list(dict.fromkeys(found)))
+    RemoveUnusedNodesPass()(trimmed)
+    return trimmed, found
 
 
 def _in_memory(loaded: ir.Model) -> ir.Model:

@@ -37,7 +37,7 @@ def sweep(
     threads: int,
     batch: int = 1,
 ) -> None:
-    """Run the session on every sample and show each sample and its outputs to see.
+    """Run the session on every sample; show see() its inputs and then, after the run, its outputs.
 
     A thread loads (by calling the item), runs and sees `batch` samples before it takes more;
     what see() is shown does not depend on batch or threads, only the order does. The outputs
@@ -48,14 +48,17 @@ def sweep(
         QtoolError: a run failed; the message names the sample.
     """
 
+    def one(sample: Sample) -> None:
+        see(sample, sample.feeds)  # before the run: both then find them in the cache
+        try:
+            outputs = session.run(sample.feeds)
+        except QtoolError as error:
+            raise type(error)(f"{sample.where}: {error}") from error
+        see(sample, outputs)
+
     def work(group: list[Callable[[], Sample]]) -> None:
         for load in group:
-            sample = load()
-            try:
-                outputs = session.run(sample.feeds)
-            except QtoolError as error:
-                raise type(error)(f"{sample.where}: {error}") from error
-            see(sample, outputs)
+            one(load())  # whose outputs are gone when the next run needs memory
 
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="qtool-run") as pool:

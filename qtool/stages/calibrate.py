@@ -26,6 +26,7 @@ from qtool.statistics.histogram import Histogram
 
 log = logging.getLogger("qtool")
 
+BATCH = 8  # samples that a thread takes at once
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 Observers = Mapping[str, Sequence[Histogram | Gram]]  # tensor name -> what its values update
@@ -41,7 +42,7 @@ def calibrate(
     *,
     data: Any,
     threads: int | None = None,
-    batch: int = 1,
+    batch: int = BATCH,
     shard: tuple[int, int] | None = None,
     tensors: Sequence[str] | None = None,
     gram: bool = False,
@@ -171,15 +172,16 @@ def _run(
     """Let the observers of each tensor see its values; return how many samples there were."""
     fed = {spec.name for spec in model.inputs()}
     computed = [name for name in observers if name not in fed]
-    session = OrtSession(model, outputs=computed or None, threads=1)
+    ordered = any(isinstance(one, Gram) for updated in observers.values() for one in updated)
+    session = OrtSession(model, outputs=computed or None, threads=1, ordered=ordered)
     counts: list[int] = []
 
-    def see(sample: Sample, outputs: Mapping[str, Array]) -> None:
-        for name, updated in observers.items():
-            values = sample.feeds[name] if name in fed else outputs[name]
-            if values.dtype.kind == "f":
-                _show(sample, name, values, updated)
-        counts.append(getattr(sample, "n", 1))
+    def see(sample: Sample, tensors: Mapping[str, Array]) -> None:
+        for name, values in tensors.items():
+            if name in observers and values.dtype.kind == "f":
+                _show(sample, name, values, observers[name])
+        if tensors is sample.feeds:
+            counts.append(getattr(sample, "n", 1))
 
     sweep(session, samples, see, threads=threads, batch=batch)
     return sum(counts)

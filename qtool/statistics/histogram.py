@@ -43,7 +43,11 @@ class Histogram:
         Raises:
             DataError: an element is NaN or infinite; drop the histogram then.
         """
-        if not self._native.update(float32(x)):
+        try:
+            finite = self._native.update(x)
+        except (TypeError, ValueError):  # not float32, not contiguous, or not aligned
+            finite = self._native.update(float32(x))
+        if not finite:
             raise DataError(nonfinite(x))
 
     def merge(self, other: Histogram) -> None:

@@ -52,7 +52,7 @@ class Histogram {
   Isa isa() const noexcept { return kernels_.isa; }
 
  private:
-  bool update_block(const float* x, size_t n) noexcept;
+  bool update_block(const float* x, size_t n, size_t n_next) noexcept;
   void grow(int exponent) noexcept;
 
   const HistogramVariant& kernels_;

@@ -1,0 +1,129 @@
+// The epilogue on vectors of 16 accumulators. For files compiled for AVX-512 only; everything here
+// has internal linkage.
+#pragma once
+
+#include <immintrin.h>
+
+#include "gemm/tile.h"
+
+namespace qtool {
+namespace {
+
+// What all pixels of a tile share.
+struct VectorEpilogue {
+  explicit VectorEpilogue(const Epilogue& e)
+      : y_top(_mm512_set1_ps(float(e.y_max - e.y_zero_point))),
+        zero_point(_mm512_set1_epi16(int16_t(e.y_zero_point))),
+        low(_mm512_set1_epi8(int8_t(e.y_min))),
+        high(_mm512_set1_epi8(int8_t(e.y_max))) {
+    if (!e.has_residual) return;
+    y_bottom = _mm512_set1_ps(float(e.y_min - e.y_zero_point));
+    y_ratio = _mm512_set1_ps(e.y_ratio);
+    residual_zero = _mm512_set1_epi32(e.residual_zero_point);
+    residual_ratio = _mm512_set1_ps(e.residual_ratio);
+    sum_top = _mm512_set1_ps(float(e.sum_max - e.sum_zero_point));
+    zero_point = _mm512_set1_epi16(int16_t(e.sum_zero_point));
+    low = _mm512_set1_epi8(int8_t(e.sum_min));
+    high = _mm512_set1_epi8(int8_t(e.sum_max));
+  }
+
+  __m512 y_top;
+  __m512i zero_point, low, high;  // of what is stored
+  __m512 y_bottom, y_ratio, residual_ratio, sum_top;
+  __m512i residual_zero;
+};
+
+// Rounded and not yet above y_max; below, packing saturates: what no int32 holds is negative there.
+static inline __m512i steps(const VectorEpilogue& v, __m512i acc, __m512 scale) {
+  const __m512 real = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+  return _mm512_cvtps_epi32(_mm512_min_ps(real, v.y_top));
+}
+
+static inline __m512i steps_of_sum(const VectorEpilogue& v, __m512i acc, __m512 scale,
+                                   __m128i residual) {
+  const __m512 real = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
+  const __m512 whole = _mm512_roundscale_ps(real, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 y = _mm512_max_ps(_mm512_min_ps(whole, v.y_top), v.y_bottom);
+  const __m512i r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(residual), v.residual_zero);
+  const __m512 sum = _mm512_add_ps(_mm512_mul_ps(y, v.y_ratio),
+                                   _mm512_mul_ps(_mm512_cvtepi32_ps(r), v.residual_ratio));
+  return _mm512_cvtps_epi32(_mm512_min_ps(sum, v.sum_top));
+}
+
+// 4 x 16 steps -> 64 bytes in order, zero point added, clamped.
+static inline __m512i pack_steps(const VectorEpilogue& v, __m512i a, __m512i b, __m512i c,
+                                 __m512i d) {
+  const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(a, b), v.zero_point);
+  const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(c, d), v.zero_point);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(ab, cd));
+  return _mm512_max_epu8(_mm512_min_epu8(bytes, v.high), v.low);
+}
+
+static inline __mmask64 first_channels(int32_t channels) {
+  return channels >= 64 ? ~__mmask64{0} : (__mmask64{1} << channels) - 1;
+}
+
+static inline __mmask16 block_mask(int32_t channels, int block) {
+  const int32_t left = channels - block * kLanes;
+  return left >= kLanes ? __mmask16(0xffff) : left <= 0 ? __mmask16(0) : __mmask16((1 << left) - 1);
+}
+
+static inline void look_up(const uint8_t* table, uint8_t* y, int32_t n) {
+  for (int32_t i = 0; i < n; ++i) y[i] = table[y[i]];
+}
+
+template <int nr>
+[[gnu::always_inline]] static inline void store_bytes(const GemmTile& t, const VectorEpilogue& v, const __m512i* q,
+                               uint8_t* y) {
+  const __m512i bytes =
+      pack_steps(v, q[0], q[nr > 1 ? 1 : 0], q[nr > 2 ? 2 : 0], q[nr > 3 ? 3 : 0]);
+  _mm512_mask_storeu_epi8(y, first_channels(t.channels), bytes);
+}
+
+static inline void store_floats(const GemmTile& t, __m512i acc, int block, float* y) {
+  const int first = block * kLanes;
+  __m512 real = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_loadu_ps(t.scale + first));
+  if (t.float_bias != nullptr) real = _mm512_add_ps(real, _mm512_loadu_ps(t.float_bias + first));
+  _mm512_mask_storeu_ps(y + first, block_mask(t.channels, block), real);
+}
+
+// One pixel of accumulators that are in memory, whatever the epilogue.
+template <int nr>
+static inline void store_pixel(const GemmTile& t, const VectorEpilogue& v, const int32_t* acc,
+                               int row) {
+  const Epilogue& e = *t.epilogue;
+  uint8_t* y = t.y + row * t.y_pitch;
+  const uint8_t* residual = t.residual + row * t.residual_pitch;
+  __m512i q[nr];
+#pragma GCC unroll 4
+  for (int j = 0; j < nr; ++j) {
+    const __m512i sum = _mm512_loadu_si512(acc + j * kLanes);
+    const __m512 scale = _mm512_loadu_ps(t.scale + j * kLanes);
+    if (e.float_output) {
+      store_floats(t, sum, j, reinterpret_cast<float*>(y));
+    } else if (e.has_residual) {
+      const __mmask16 mask = block_mask(t.channels, j);
+      q[j] = steps_of_sum(v, sum, scale, _mm_maskz_loadu_epi8(mask, residual + j * kLanes));
+    } else {
+      q[j] = steps(v, sum, scale);
+    }
+  }
+  if (e.float_output) return;
+  store_bytes<nr>(t, v, q, y);
+  if (e.table != nullptr) look_up(e.table, y, t.channels);
+}
+
+// n_pixels of nr * 16 accumulators.
+template <int nr>
+[[gnu::noinline]] static void store_pixels(const GemmTile& t, const int32_t* acc, int n_pixels) {
+  const VectorEpilogue v(*t.epilogue);
+  for (int i = 0; i < n_pixels; ++i) store_pixel<nr>(t, v, acc + i * nr * kLanes, i);
+}
+
+static inline bool is_plain(const Epilogue& e) {
+  return !e.float_output && !e.has_residual && e.table == nullptr;
+}
+
+}  // namespace
+}  // namespace qtool

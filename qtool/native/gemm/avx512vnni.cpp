@@ -1,0 +1,71 @@
+// Tiles with vpdpbusd: 6 pixels x 64 channels, 8 x 48, 8 x 32, 8 x 16.
+#include <cstring>
+
+#include "gemm/avx512_epilogue.h"
+
+namespace qtool {
+namespace {
+
+static inline __m512i broadcast_quad(const uint8_t* x) {
+  int32_t quad;
+  std::memcpy(&quad, x, sizeof(quad));
+  return _mm512_set1_epi32(quad);
+}
+
+template <int nr, int mr>
+void tile(const GemmTile& t) noexcept {
+  __m512i acc[mr][nr];
+  const uint8_t* x[mr];
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; ++i) {
+    x[i] = t.x[i];
+#pragma GCC unroll 4
+    for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_loadu_si512(t.bias + j * kLanes);
+  }
+  const int8_t* w = t.w;
+  for (int32_t s = 0; s < t.n_segments; ++s) {
+    const int64_t begin = t.offsets[s], end = begin + int64_t{t.quads} * 4;
+    for (int64_t k = begin; k < end; k += 4, w += nr * 64) {
+      __m512i wk[nr];
+#pragma GCC unroll 4
+      for (int j = 0; j < nr; ++j) wk[j] = _mm512_load_si512(w + j * 64);
+#pragma GCC unroll 14
+      for (int i = 0; i < mr; ++i) {
+        const __m512i xk = broadcast_quad(x[i] + k);
+#pragma GCC unroll 4
+        for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], xk, wk[j]);
+      }
+    }
+  }
+  if (!is_plain(*t.epilogue)) {
+    alignas(64) int32_t sums[mr * nr * kLanes];
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < nr; ++j) _mm512_store_si512(sums + (i * nr + j) * kLanes, acc[i][j]);
+    }
+    store_pixels<nr>(t, sums, mr);
+    return;
+  }
+  const VectorEpilogue v(*t.epilogue);
+  __m512 scale[nr];
+#pragma GCC unroll 4
+  for (int j = 0; j < nr; ++j) scale[j] = _mm512_loadu_ps(t.scale + j * kLanes);
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nr; ++j) acc[i][j] = steps(v, acc[i][j], scale[j]);
+    store_bytes<nr>(t, v, acc[i], t.y + i * t.y_pitch);
+  }
+}
+
+}  // namespace
+
+const GemmTileKernels kGemmAvx512Vnni = {
+    {8, 8, 8, 6},
+    {{tile<1, 1>, tile<1, 2>, tile<1, 3>, tile<1, 4>, tile<1, 5>, tile<1, 6>, tile<1, 7>, tile<1, 8>},
+     {tile<2, 1>, tile<2, 2>, tile<2, 3>, tile<2, 4>, tile<2, 5>, tile<2, 6>, tile<2, 7>, tile<2, 8>},
+     {tile<3, 1>, tile<3, 2>, tile<3, 3>, tile<3, 4>, tile<3, 5>, tile<3, 6>, tile<3, 7>, tile<3, 8>},
+     {tile<4, 1>, tile<4, 2>, tile<4, 3>, tile<4, 4>, tile<4, 5>, tile<4, 6>}}};
+
+}  // namespace qtool
