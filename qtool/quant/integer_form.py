@@ -178,7 +178,7 @@ def _scale_leaves_sum(node: ir.Node, index: int, before: ir.Node) -> bool:
     scale, source, value = operand(before, 1), operand(before, 0), operand(node, index)
     size = _static(scale)
     shape = _static(source)
-    if not size or size == (1,) or shape is None or value is None or value.producer() is not before:
+    if not size or size == (1,) or not shape or value is None or value.producer() is not before:
         return True
     axis: int = attribute(before, "axis", 1) % len(shape)
     return channel_axis(node, index, shape) == axis

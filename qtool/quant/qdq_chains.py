@@ -102,7 +102,7 @@ def _repeats(quantizer: ir.Node, clamp: ir.Node) -> bool:
     """
     dtype = quantized_type(quantizer)
     scale, zero = array(quantizer.inputs[1]), zero_point(quantizer)
-    if dtype not in DTYPES or scale is None or zero is None or scale.size != 1:
+    if dtype not in DTYPES or scale is None or zero is None or not scale.size == zero.size == 1:
         return False
     step = float(scale.reshape(-1)[0])
     lowest, highest = ((q - int(zero.reshape(-1)[0])) * step for q in limits(dtype))
