@@ -66,7 +66,7 @@ def dtypes() -> Model:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", None])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", None])],
     )
-    model = _model(graph, opset=25, ir_version=13)
+    model = _model(graph)
     for name, dtype in DTYPES.items():
         bits = ir.DataType.from_numpy(np.dtype(dtype)).bitwidth
         n_values = 256 * 8 // bits + 1  # just enough for the table, and odd
@@ -146,14 +146,12 @@ def _statistics(model: str, rng: np.random.Generator) -> Statistics:
 def _model(
     graph: onnx.GraphProto,
     *,
-    opset: int = 21,
-    ir_version: int = 10,
     functions: list[onnx.FunctionProto] = [],  # noqa: B006
     domains: tuple[str, ...] = (),
 ) -> Model:
-    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    opsets = [helper.make_opsetid("", 21), *(helper.make_opsetid(d, 1) for d in domains)]
     proto = helper.make_model(
-        graph, opset_imports=opsets, ir_version=ir_version, functions=functions,
+        graph, opset_imports=opsets, ir_version=10, functions=functions,
         producer_name="freeze_golden",
     )  # fmt: skip
     return Model(ir.serde.deserialize_model(proto))

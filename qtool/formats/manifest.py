@@ -17,7 +17,7 @@ from qtool.formats.tensors import n_bytes
 from qtool.model import Json, Statistics, Step
 
 VERSION = 1
-MAX_RANK = 64
+MAX_RANK = 32  # what numpy 1 can have
 MAX_BYTES = 1 << 50
 CRC_DIGITS = 8
 SOURCES = ("samples", "random")  # of statistics

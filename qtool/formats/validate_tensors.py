@@ -13,7 +13,7 @@ from qtool.errors import FormatError, ModelError
 from qtool.formats.quoted import quoted
 from qtool.formats.tensors import n_bytes
 
-MAX_RANK = 64
+MAX_RANK = 32  # what numpy 1 can have
 MAX_BYTES = 1 << 50
 ELEMENT_TYPES = frozenset(ir.DataType)
 SIX_BITS = frozenset(t for t in ir.DataType if t.name.startswith("FLOAT6"))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -97,6 +98,11 @@ def test_the_plain_reader_runs_alone(golden, tmp_path) -> None:
 @pytest.mark.parametrize(("name", "kind", "message"), BAD)
 def test_a_bad_file_is_refused_in_one_line(golden, monkeypatch, name, kind, message) -> None:
     monkeypatch.chdir(golden / "bad")
+    newest = {"{ir}": onnx.IR_VERSION, "{opset}": onnx.defs.onnx_opset_version()}
+    for key, number in newest.items():
+        message = message.replace(key, str(number))
+    if name == "device.onnx" and not hasattr(onnx, "NodeDeviceConfigurationProto"):
+        pytest.skip("this onnx does not know about devices")
 
     with pytest.raises(QtoolError) as caught:
         formats.load(name)
