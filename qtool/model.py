@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir import Graph  # in Model, `ir` is a field
 
 from qtool.errors import ModelError
 
@@ -120,7 +121,7 @@ class Model:
     source: str | None = None  # sha256 of the .onnx file that the history began with
 
     @property
-    def graph(self) -> ir.Graph:
+    def graph(self) -> Graph:
         """The main graph."""
         return self.ir.graph
 
@@ -240,7 +241,7 @@ def add_initializer(
     tensor = ir.Tensor(values, name=name) if isinstance(values, np.ndarray) else values
     value = ir.Value(
         name=name,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )

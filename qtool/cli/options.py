@@ -16,8 +16,7 @@ from qtool.registry import lookup
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-
-class Registered(click.ParamType):
+class Registered(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """One of a registry's names; the registry's module is imported only when it is needed."""
 
     name = "name"
