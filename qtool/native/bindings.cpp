@@ -56,7 +56,7 @@ bool histogram_update(Histogram& histogram, const Float32Array& x) {
 }
 
 // (minimum, maximum, count, n_zeros, exponent, first, counts): the fields of TensorStatistics.
-nb::tuple histogram_state(const Histogram& histogram) {
+nb::tuple histogram_state(Histogram& histogram) {
   qtool::HistogramState state = histogram.state();
   int64_t* const end = state.counts + 2 * qtool::kBins;
   state.counts[qtool::kBins] += state.n_zeros;

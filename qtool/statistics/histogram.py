@@ -18,7 +18,7 @@ from qtool.errors import DataError, UsageError
 from qtool.model import TensorStatistics
 
 N_BINS = 8192  # bins a histogram can have, both sides together
-BYTES = 8 * N_BINS  # memory of one Histogram
+BYTES = (8 + 4) * N_BINS  # memory of one Histogram
 
 
 class Histogram:

@@ -12,10 +12,16 @@ const ConvVariant* const kVariants[] = {
 }  // namespace
 
 const ConvVariant& select_conv(const ConvArgs& args, Isa isa) {
+  const ConvVariant* best = &conv_any_1x1__scalar;
   for (const ConvVariant* variant : kVariants) {
-    if (variant->isa <= isa && allowed(variant->isa) && variant->supports(args)) return *variant;
+    if (variant->isa > isa || !allowed(variant->isa) || !variant->supports(args)) continue;
+    if (variant->cycles(args) < best->cycles(args)) best = variant;
   }
-  return conv_any_1x1__scalar;
+  return *best;
 }
+
+const ConvVariant* const* conv_variants() noexcept { return kVariants; }
+
+int n_conv_variants() noexcept { return int(sizeof(kVariants) / sizeof(*kVariants)); }
 
 }  // namespace qtool

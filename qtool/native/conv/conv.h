@@ -52,6 +52,7 @@ struct ConvVariant {
   void (*pack)(const ConvArgs&, uint8_t* packed) noexcept;  // packed is aligned to 64, all 0
   size_t (*scratch_bytes)(const ConvArgs&) noexcept;        // per thread
   int64_t (*units)(const ConvArgs&) noexcept;
+  double (*cycles)(const ConvArgs&) noexcept;  // an estimate, of one thread
   void (*run)(const ConvCall&, int64_t begin, int64_t end) noexcept;
 };
 
@@ -59,7 +60,12 @@ struct ConvVariant {
 #include "conv/kernels.inc"
 #undef QTOOL_CONV
 
-// The first variant of kernels.inc that may run at isa and below and supports the arguments.
+// Of the variants that may run at isa and below and support the arguments, the one that should
+// take the fewest cycles.
 const ConvVariant& select_conv(const ConvArgs& args, Isa isa);
+
+// All variants of kernels.inc; n_conv_variants() of them.
+const ConvVariant* const* conv_variants() noexcept;
+int n_conv_variants() noexcept;
 
 }  // namespace qtool

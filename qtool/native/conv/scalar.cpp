@@ -18,6 +18,10 @@ size_t scratch_bytes(const ConvArgs&) noexcept { return 0; }
 
 int64_t units(const ConvArgs& a) noexcept { return a.pixels(); }
 
+double cycles(const ConvArgs& a) noexcept {
+  return 4.0 * double(a.pixels()) * a.out_c * (a.depth() + 4);
+}
+
 struct Pixel {
   int64_t n, p, q;
 };
@@ -63,6 +67,7 @@ void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
 }  // namespace
 
 const ConvVariant conv_any_1x1__scalar = {
-    "conv_any_1x1__scalar", Isa::kScalar, supports, packed_bytes, pack, scratch_bytes, units, run};
+    "conv_any_1x1__scalar", Isa::kScalar, supports, packed_bytes, pack, scratch_bytes, units,
+    cycles,                 run};
 
 }  // namespace qtool

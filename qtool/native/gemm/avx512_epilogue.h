@@ -74,8 +74,8 @@ static inline void look_up(const uint8_t* table, uint8_t* y, int32_t n) {
 }
 
 template <int nr>
-[[gnu::always_inline]] static inline void store_bytes(const GemmTile& t, const VectorEpilogue& v, const __m512i* q,
-                               uint8_t* y) {
+[[gnu::always_inline]] static inline void store_bytes(const GemmTile& t, const VectorEpilogue& v,
+                                                      const __m512i* q, uint8_t* y) {
   const __m512i bytes =
       pack_steps(v, q[0], q[nr > 1 ? 1 : 0], q[nr > 2 ? 2 : 0], q[nr > 3 ? 3 : 0]);
   _mm512_mask_storeu_epi8(y, first_channels(t.channels), bytes);

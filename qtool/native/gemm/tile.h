@@ -2,7 +2,8 @@
 // channels, whose accumulators stay in registers.
 //
 // x[i] is given by where the window of pixel i begins and by segments at offsets from there. w is
-// packed as [k / 4][channels of the panel / 16][16][4], so that 64 bytes hold 16 channels of 4 deep.
+// packed as [k / 4][channels of the panel / 16][16][4], so that 64 bytes hold 16 channels of 4
+// deep.
 #pragma once
 
 #include <cstddef>
@@ -20,11 +21,11 @@ struct GemmTile {
   const uint8_t* const* x;  // (mr,)
   const int32_t* offsets;   // (n_segments,)
   int32_t n_segments;
-  int32_t quads;    // of depth in each segment; up to 3 bytes beyond it meet weights of 0
-  const int8_t* w;  // (n_segments * quads, nr, 16, 4)
-  const int32_t* bias;      // (nr * 16,)
-  const float* scale;       // (nr * 16,)
-  const float* float_bias;  // (nr * 16,) or null
+  int32_t quads;             // of depth in each segment; up to 3 bytes beyond it meet weights of 0
+  const int8_t* w;           // (n_segments * quads, nr, 16, 4)
+  const int32_t* bias;       // (nr * 16,)
+  const float* scale;        // (nr * 16,)
+  const float* float_bias;   // (nr * 16,) or null
   const Epilogue* epilogue;  // its pointers to channels are not used
   int32_t channels;          // of the panel, at most nr * 16: others are not stored
   uint8_t* y;                // the first pixel's

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
+#include <limits>
 
 #include "histogram/one.h"
 
@@ -16,6 +18,7 @@ const HistogramVariant kVariants[] = {
 };
 
 constexpr size_t kBlock = 4096;  // elements: 16 KiB, which stays in the first cache
+constexpr size_t kMostRecent = std::numeric_limits<uint32_t>::max();
 constexpr uint32_t kSign = 0x80000000;
 
 float from_bits(uint32_t bits) noexcept {
@@ -26,17 +29,17 @@ float from_bits(uint32_t bits) noexcept {
 
 // Runs of equal values, such as a clamp leaves, are added as one: else each increment would wait
 // for the store of the one before.
-void increment_runs(const uint16_t* bins, size_t n, int64_t* counts) noexcept {
+void increment_runs(const uint16_t* bins, size_t n, uint32_t* counts) noexcept {
   for (size_t i = 0; i < n;) {
     const size_t start = i;
     while (i < n && bins[i] == bins[start]) ++i;
-    counts[bins[start]] += static_cast<int64_t>(i - start);
+    counts[bins[start]] += static_cast<uint32_t>(i - start);
   }
 }
 
 // Meanwhile brings the next block into the cache, as far as there is one: incrementing leaves the
 // memory idle, and the kernel then waits for nothing else.
-void increment(const uint16_t* bins, size_t n, int64_t* counts, const float* next,
+void increment(const uint16_t* bins, size_t n, uint32_t* counts, const float* next,
                size_t n_next) noexcept {
   constexpr size_t kStep = 16, kLine = 16;  // bins; floats
   size_t i = 0;
@@ -97,14 +100,23 @@ bool Histogram::update_block(const float* x, size_t n, size_t n_next) noexcept {
   const int exponent = exponent_for(extremes);
   if (exponent > kMaxExponent) return false;
   if (exponent > state_.exponent) {  // not all bins were legal
+    flush();
     grow(exponent);
     counted = kernels_.bin(x, n, std::ldexp(1.0f, -exponent), extremes, bins);
   }
-  increment(bins, counted, state_.counts, x + n, n_next);
+  if (n_recent_ > kMostRecent - counted) flush();
+  increment(bins, counted, recent_, x + n, n_next);
+  n_recent_ += counted;
   state_.extremes = extremes;
   state_.n_zeros += static_cast<int64_t>(n - counted);
   state_.count += static_cast<int64_t>(n);
   return true;
+}
+
+void Histogram::flush() noexcept {
+  for (int bin = 0; bin < 2 * kBins; ++bin) state_.counts[bin] += recent_[bin];
+  std::fill(std::begin(recent_), std::end(recent_), 0u);
+  n_recent_ = 0;
 }
 
 void Histogram::grow(int exponent) noexcept {
@@ -131,6 +143,7 @@ bool Histogram::add(const Extremes& extremes, int64_t n_zeros, int first, const 
   if (__builtin_add_overflow(state_.count, total, &total)) return false;
   state_.count = total;
   const int exponent = exponent_for(extremes);
+  flush();
   if (exponent > state_.exponent) grow(exponent);
   const int shift = std::min(state_.exponent - exponent, 31);
   for (size_t i = 0; i < n; ++i) {
@@ -141,8 +154,9 @@ bool Histogram::add(const Extremes& extremes, int64_t n_zeros, int first, const 
   return true;
 }
 
-HistogramState Histogram::state() const {
+HistogramState Histogram::state() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  flush();
   return state_;
 }
 

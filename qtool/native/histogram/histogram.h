@@ -47,17 +47,20 @@ class Histogram {
   bool add(const Extremes& extremes, int64_t n_zeros, int first, const int64_t* counts,
            size_t n) noexcept;
 
-  HistogramState state() const;
+  HistogramState state();
 
   Isa isa() const noexcept { return kernels_.isa; }
 
  private:
   bool update_block(const float* x, size_t n, size_t n_next) noexcept;
+  void flush() noexcept;
   void grow(int exponent) noexcept;
 
   const HistogramVariant& kernels_;
-  mutable std::mutex mutex_;
-  HistogramState state_;
+  std::mutex mutex_;
+  HistogramState state_;             // without what is recent
+  uint32_t recent_[2 * kBins] = {};  // counts, small so that the cache holds many tensors'
+  size_t n_recent_ = 0;              // their sum, which fits 32 bits
 };
 
 }  // namespace qtool
