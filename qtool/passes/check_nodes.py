@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qtool.errors import ModelError
 from qtool.model import Model, opset
+from qtool.passes.rewriting import label
 
 SINGLE = onnx.defs.OpSchema.FormalParameterOption.Single
 
@@ -33,8 +34,7 @@ def _check_graph(graph: ir.Graph, version: int) -> None:
         problem = None if schema is None else _problem(node, schema)
         if problem is not None:
             raise ModelError(
-                f"node {node.name!r} ({node.op_type}, opset {version}) {problem}; export the model "
-                "again"
+                f"{label(node)} ({node.op_type}, opset {version}) {problem}; export the model again"
             )
 
 

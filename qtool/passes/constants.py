@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qtool.model import Model
-from qtool.passes.rewriting import Editor, graph_of, rewrites
+from qtool.passes.rewriting import Editor, editable, graph_of, rewrites
 from qtool.passes.tensors import dims
 
 
@@ -21,7 +21,7 @@ def bind_defaults(model: Model) -> Model:
     initializers = model.graph.initializers
     if not any(value.name in initializers for value in model.graph.inputs):
         return model
-    bound = model.copy()
+    bound = editable(model)
     fed = [v for v in bound.graph.inputs if v.name not in bound.graph.initializers]
     bound.graph.inputs.clear()
     bound.graph.inputs.extend(fed)

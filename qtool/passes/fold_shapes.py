@@ -16,7 +16,7 @@ import onnx_ir as ir
 from qtool.model import Dim, Model, all_nodes, attribute, constant
 from qtool.passes.constants import lift
 from qtool.passes.remove_identities import ints, shape_dims
-from qtool.passes.rewriting import Editor
+from qtool.passes.rewriting import Editor, editable
 
 Elements = npt.NDArray[np.object_]  # of Dim
 
@@ -32,7 +32,7 @@ def fold_shapes(model: Model) -> Model:
     of a Reshape that depends on them becomes a constant too when 0 (the same dim of the input) or
     one -1 can say it.
     """
-    editor = Editor(model.copy())
+    editor = Editor(editable(model))
     known: dict[ir.Value, Elements] = {}
     count = 0
     for node in list(all_nodes(editor.model)):

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import wraps
 
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
-from qtool.model import Model, array, attribute, constant
+from qtool.model import Model, all_nodes, array, attribute, constant
 from qtool.passes.opset import raise_opset
 from qtool.passes.rewriting import Editor, Pass, produced, rewrites
 
 log = logging.getLogger("qtool")
 
 
-def needing(version: int, fuse: Pass) -> Pass:
-    """Return the pass, which makes an op of that opset: it raises the model's if it matches."""
+def needing(version: int, marks: Collection[str], fuse: Pass) -> Pass:
+    """Return the pass, which makes an op of that opset: it raises the model's if it matches.
+
+    Only a graph that has one of the op types in marks can match.
+    """
 
     @wraps(fuse)
     def run(model: Model) -> Model:
-        if fuse(model) is model:
+        if not any(node.op_type in marks for node in all_nodes(model)):
+            return model
+        trial = model.copy()
+        if fuse(trial) is trial:
             return model
         try:
             return fuse(raise_opset(model, version))
@@ -190,5 +196,5 @@ def _operands_of(
         yield from operands(node)
 
 
-fuse_hardswish = needing(14, _hardswish)
-fuse_gelu = needing(20, _gelu)
+fuse_hardswish = needing(14, {"HardSigmoid"}, _hardswish)
+fuse_gelu = needing(20, {"Erf", "Tanh"}, _gelu)

@@ -107,4 +107,4 @@ def _only_last(norm: ir.Node, rank: int) -> bool:
     return bool(attribute(norm, "axis", -1) % rank == rank - 1) and len(norm.outputs) == 1
 
 
-fuse_layernorm = needing(17, _layernorm)
+fuse_layernorm = needing(17, {"ReduceMean"}, _layernorm)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import Model, attribute
-from qtool.passes.rewriting import graph_of
+from qtool.passes.rewriting import graph_of, label
 
 
 def inference_form(model: Model) -> Model:
@@ -37,7 +37,7 @@ def _batch_norm(node: ir.Node) -> bool:
             continue
         if index > 2:
             raise UnsupportedError(
-                f"node {node.name!r} (BatchNormalization): its output {output.name!r} holds batch "
+                f"{label(node)} (BatchNormalization): its output {output.name!r} holds batch "
                 "statistics, which inference does not have; cut them off with --outputs"
             )
         # running mean and variance do not move at inference: they are inputs 3 and 4

@@ -17,7 +17,7 @@ from qtool.errors import UnsupportedError
 from qtool.model import Model, Names, opset
 from qtool.passes.adapters import ADAPTERS, Context
 from qtool.passes.constants import lift_constants
-from qtool.passes.rewriting import graph_of
+from qtool.passes.rewriting import graph_of, label
 
 OLDEST = 7
 
@@ -89,7 +89,7 @@ def _adapt(node: ir.Node, version: int, names: Names) -> None:
             _convert(node, version, names)
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"node {node.name!r} ({node.op_type}, opset {version - 1}) has no form at opset "
+            f"{label(node)} ({node.op_type}, opset {version - 1}) has no form at opset "
             f"{version} that qtool knows: {error}; export the model at opset {version} or newer"
         ) from error
 

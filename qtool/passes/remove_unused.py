@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass
 
 from qtool.model import Model
-from qtool.passes.rewriting import graph_of
+from qtool.passes.rewriting import editable, graph_of
 
 
 def remove_unused(model: Model) -> Model:
@@ -14,7 +14,7 @@ def remove_unused(model: Model) -> Model:
 
     Graph inputs stay, also those that nothing reads: callers feed them.
     """
-    edited = model.copy()
+    edited = editable(model)
     count = 0
     for graph in list(edited.ir.graphs()):
         for node in reversed(graph):

@@ -7,7 +7,8 @@ finds nothing to do. Bodies of functions are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -20,6 +21,7 @@ from qtool.model import BatchNormStatistics, Model, Names, add_initializer, all_
 from qtool.passes.tensors import dims
 
 Pass = Callable[[Model], Model]
+SCRATCH = "qtool.scratch"  # in a graph's meta: nobody else has it, so passes may edit it
 Array = npt.NDArray[Any]
 
 
@@ -125,7 +127,7 @@ def rewrites(*op_types: str) -> Callable[[Rule], Pass]:
         def run(model: Model) -> Model:
             if not any(map(concerns, all_nodes(model))):
                 return model
-            editor = Editor(model.copy())
+            editor = Editor(editable(model))
             nodes = [node for node in all_nodes(editor.model) if concerns(node)]
             changes = [rule(node, editor) for node in nodes if node.graph is not None]
             return editor.finish() if any(changes) else model
@@ -133,6 +135,28 @@ def rewrites(*op_types: str) -> Callable[[Rule], Pass]:
         return run
 
     return make
+
+
+def editable(model: Model) -> Model:
+    """Return a model whose graph a pass may edit: a copy, or the same if it is scratch."""
+    return replace(model) if model.ir.meta.get(SCRATCH) else model.copy()
+
+
+@contextmanager
+def scratch(model: Model) -> Iterator[Model]:
+    """Let passes edit the model itself for a while, for one that runs many and owns it."""
+    model.ir.meta[SCRATCH] = True
+    try:
+        yield model
+    finally:
+        del model.ir.meta[SCRATCH]
+
+
+def label(node: ir.Node) -> str:
+    """Return how a message names a node: many exporters name outputs only."""
+    outputs = [value.name for value in node.outputs if value.name]
+    where = f" of {outputs[0]!r}" if outputs and not node.name else ""
+    return f"node {node.name!r}" if node.name else f"the node{where}"
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

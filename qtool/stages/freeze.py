@@ -20,6 +20,7 @@ from qtool.passes.constants import bind_defaults
 from qtool.passes.cut_outputs import cut_outputs
 from qtool.passes.inference_form import inference_form
 from qtool.passes.opset import raise_opset
+from qtool.passes.rewriting import scratch
 from qtool.passes.set_dims import set_dims
 from qtool.registry import lookup
 from qtool.shapes import infer_shapes, tensor_bytes
@@ -112,9 +113,8 @@ def _to_fixed_point(model: Model, passes: Iterable[Any]) -> Model:
     for _ in range(MAX_ROUNDS):
         model = start = infer_shapes(model)
         for run in passes:
-            model = run(model)
-            if model is not start:
-                log.debug("%s: %d nodes", run.__name__, sum(1 for _ in all_nodes(model)))
+            with scratch(model):
+                model = run(model)
         if model is start:
             return model
     raise ModelError(

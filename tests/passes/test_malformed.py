@@ -86,7 +86,7 @@ def test_a_broken_graph_is_frozen_or_refused_in_words(seed):
 @pytest.mark.parametrize(
     ("graph", "problem"),
     [
-        ("{ y = Conv(x) }", "node '' .Conv, opset 13. has 1 inputs and needs 2 to 3"),
+        ("{ y = Conv(x) }", "the node of 'y' .Conv, opset 13. has 1 inputs and needs 2 to 3"),
         ("{ y = Conv(, x) }", "lacks its input 'X'"),
         ("{ y = Cast(x) }", "lacks its attribute 'to'"),
         ('{ y = Cast<to="float">(x) }', "has an attribute 'to' of type STRING, and needs INT"),
