@@ -13,7 +13,7 @@ from qtool.qparams import DTYPES, limits
 from qtool.quant.op_rules import CLAMPS, rule_of
 
 THROUGH = ("QuantizeLinear", "DequantizeLinear", "Cast", "Transpose")
-MAX_HOPS = 64  # nodes that only move elements, one after the other
+MAX_HOPS = 16  # nodes that only move elements, one after the other
 
 
 def dequantizer(value: ir.Value) -> ir.Node | None:
@@ -64,8 +64,9 @@ def operand(node: ir.Node, index: int) -> ir.Value | None:
 
 def _is(node: ir.Node, op_type: str) -> bool:
     """Return whether a node is a whole QuantizeLinear or DequantizeLinear."""
-    whole = len(node.outputs) == 1 and all(operand(node, i) is not None for i in (0, 1))
-    return node.op_type == op_type and whole
+    if node.op_type != op_type or len(node.outputs) != 1:
+        return False
+    return operand(node, 0) is not None and operand(node, 1) is not None
 
 
 def moves(node: ir.Node) -> bool:
