@@ -83,6 +83,12 @@ def check(before: Model, after: Model, *, data: Any, seed: int) -> list[Differen
             f"{far[0].relative:.3g}), more than rounding explains; report this as a bug, and use "
             "--no-check or leave passes out with --pass until it is fixed"
         )
+    for difference in largest:
+        if difference.relative > LIMIT:
+            log.info(
+                "output %s: that is rounding; its values are small, or the net amplifies it",
+                difference.output,
+            )
     return largest
 
 
