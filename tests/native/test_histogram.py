@@ -150,7 +150,7 @@ def test_an_unknown_instruction_set_is_refused():
 def test_a_wrong_qtool_isa_is_refused(monkeypatch):
     monkeypatch.setenv("QTOOL_ISA", "sse9")
 
-    with pytest.raises(ValueError, match="QTOOL_ISA is 'sse9'"):
+    with pytest.raises(ValueError, match="QTOOL_ISA .*is 'sse9'"):
         _native.Histogram()
 
 
