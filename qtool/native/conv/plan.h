@@ -29,7 +29,7 @@ struct ConvPlan {
 };
 
 constexpr int64_t kBlockBytes = 256 << 10;  // of input that a block reads: half of a second cache
-constexpr size_t kOverread = 64;  // bytes that kernels may read beyond a window, unused
+constexpr size_t kOverread = 64;            // bytes that kernels may read beyond a window, unused
 constexpr size_t kMostCopyBytes = 64 << 20;
 
 // Blocks are multiples of tile_pixels where they can be.

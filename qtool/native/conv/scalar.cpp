@@ -67,7 +67,7 @@ void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
 }  // namespace
 
 const ConvVariant conv_any_1x1__scalar = {
-    "conv_any_1x1__scalar", Isa::kScalar, supports, packed_bytes, pack, scratch_bytes, units,
-    cycles,                 run};
+    "conv_any_1x1__scalar", Isa::kScalar, supports, packed_bytes, pack,
+    scratch_bytes,          units,        cycles,   run};
 
 }  // namespace qtool
