@@ -36,8 +36,9 @@ def sweep(
     *,
     threads: int,
     batch: int = 1,
+    before: See | None = None,
 ) -> None:
-    """Run the session on every sample; show see() its inputs and then, after the run, its outputs.
+    """Run the session on every sample; show see() its outputs, and before() its inputs first.
 
     A thread loads (by calling the item), runs and sees `batch` samples before it takes more;
     what see() is shown does not depend on batch or threads, only the order does. The outputs
@@ -49,7 +50,8 @@ def sweep(
     """
 
     def one(sample: Sample) -> None:
-        see(sample, sample.feeds)  # before the run: both then find them in the cache
+        if before is not None:  # before the run: both then find them in the cache
+            before(sample, sample.feeds)
         try:
             outputs = session.run(sample.feeds)
         except QtoolError as error:

@@ -183,7 +183,7 @@ def _run(
         if tensors is sample.feeds:
             counts.append(getattr(sample, "n", 1))
 
-    sweep(session, samples, see, threads=threads, batch=batch)
+    sweep(session, samples, see, threads=threads, batch=batch, before=see)
     return sum(counts)
 
 
