@@ -158,6 +158,8 @@ def _static(model: Model, options: Options) -> Model:
     statistics = model.statistics
     if statistics is None:
         raise ModelError("the model has no statistics; run qtool calibrate")
+    if statistics.source == "random":
+        log.warning("the ranges come from random samples: calibrate on real ones for accuracy")
     wide = any(d.endswith(("16", "int4")) for d in (options.activations, options.weights))
     result, selection = _selected_copy(model, 21 if wide else 13, options)
     made = plan(result, _selected(selection), statistics, integer_outputs=options.integer_outputs)

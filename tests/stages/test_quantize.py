@@ -231,3 +231,9 @@ def test_static_gives_recurrent_layers_integer_weights(rng, tmp_path):
     result = quantize(model, data=open_samples(str(tmp_path / "x.npz"), model.inputs()))
 
     assert coverage(result).by_bytes.weights_fraction == 1.0
+
+
+def test_random_samples_are_warned_of(net, caplog):
+    quantize(net.model, data=open_samples(None, net.model.inputs(), random=True, samples=2))
+
+    assert "the ranges come from random samples" in caplog.text
