@@ -1,0 +1,146 @@
+"""Lowering: from an ONNX graph with known input shapes to a Program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from qtool.errors import UnsupportedError
+from qtool.model import Model, array, opset
+from qtool.runtime.lower import (
+    arena,
+    elementwise,
+    finish,
+    linear,
+    movement,
+    normalization,
+    pooling,
+    quantization,
+)
+from qtool.runtime.lower.fold import evaluate
+from qtool.runtime.lower.state import Lowering, Unreached
+from qtool.runtime.lower.values import Held, Known
+from qtool.runtime.program import Array, Buffer, Program, Tensor
+
+Lower = Callable[[Lowering, ir.Node], None]
+
+LOWERINGS: dict[str, Lower] = {
+    "QuantizeLinear": quantization.quantize_linear,
+    "DequantizeLinear": quantization.dequantize_linear,
+    "Conv": linear.conv,
+    "Gemm": linear.gemm,
+    "MatMul": linear.matmul,
+    "MaxPool": pooling.max_pool,
+    "GlobalMaxPool": pooling.global_max_pool,
+    "AveragePool": pooling.average_pool,
+    "GlobalAveragePool": pooling.global_average_pool,
+    "Softmax": normalization.softmax,
+    **dict.fromkeys(elementwise.BINARY, elementwise.binary),
+    **dict.fromkeys(elementwise.UNARY, elementwise.unary),
+    **dict.fromkeys(elementwise.FUNCTIONS, elementwise.unary),
+    **dict.fromkeys(("LeakyRelu", "HardSigmoid", "Elu", "Gelu"), elementwise.unary),
+    **dict.fromkeys(
+        ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"), movement.reshape
+    ),
+    "Transpose": movement.transpose,
+    "Concat": movement.concat,
+    "Slice": movement.slice_,
+    "Split": movement.split,
+    "Pad": movement.pad,
+    "Expand": movement.expand,
+    "Tile": movement.expand,
+    "DepthToSpace": movement.depth_to_space,
+}
+
+
+def lower(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
+    """Return the Program of a model whose inputs have these shapes.
+
+    Raises:
+        UnsupportedError: the runtime cannot run some of its nodes; all are named.
+    """
+    lowering = Lowering(opset(model))
+    inputs = _feed(lowering, model, shapes)
+    refused: list[str] = []
+    for node in model.graph:
+        if node in lowering.done:
+            continue
+        lowering.node = node.name or node.outputs[0].name or ""
+        try:
+            _lower_node(lowering, node)
+        except Unreached:
+            continue
+        except UnsupportedError as error:
+            refused.append(f"{node.op_type} {lowering.node!r}: {error}")
+    if refused:
+        listed = "; ".join(refused)
+        raise UnsupportedError(f"the native runtime cannot run {len(refused)} nodes: {listed}")
+    outputs = finish.outputs(lowering, model.graph.outputs)
+    ops = finish.needed(lowering.ops)
+    return Program(ops, inputs, outputs, arena.plan(ops))
+
+
+def _feed(lowering: Lowering, model: Model, shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
+    """Give the graph's inputs and initializers their values; return the tensors that are fed."""
+    for value in model.graph.initializers.values():
+        known = array(value)
+        if known is not None:
+            lowering.give(value, Known(known))
+    made: list[Tensor] = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            lowering.give(value, Known(_default(value)))
+            continue
+        spec = next(s for s in model.inputs() if s.name == value.name)
+        tensor = lowering.make(spec.dtype, shapes[spec.name])
+        tensor.buffer = Buffer("input", tensor.buffer.n_bytes, offset=len(made))
+        lowering.give(value, Held(tensor))
+        made.append(tensor)
+    return made
+
+
+def _default(value: ir.Value) -> Array:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _lower_node(lowering: Lowering, node: ir.Node) -> None:
+    if node.op_type == "Constant":
+        known = array(node.outputs[0])
+        if known is None:
+            raise UnsupportedError("it is sparse or holds no tensor")
+        lowering.give(node.outputs[0], Known(known))
+        return
+    if node.op_type in ("Shape", "Size") and not node.domain:
+        lowering.give(node.outputs[0], Known(_dims(lowering, node)))
+        return
+    if node.domain in ("", "ai.onnx") and _fold(lowering, node):
+        return
+    lower = LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if lower is None:
+        raise UnsupportedError("no such op")
+    lower(lowering, node)
+
+
+def _fold(lowering: Lowering, node: ir.Node) -> bool:
+    """Compute a node whose inputs are all known."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not node.inputs:
+        return False
+    values = [None if v is None else lowering.value(v) for v in node.inputs]
+    if not all(v is None or isinstance(v, Known) for v in values):
+        return False
+    known = [None if v is None else lowering.known(v) for v in node.inputs]
+    for value, result in zip(node.outputs, evaluate(node, known, lowering.opset), strict=True):
+        lowering.give(value, Known(np.ascontiguousarray(result)))
+    return True
+
+
+def _dims(lowering: Lowering, node: ir.Node) -> Array:
+    shape = lowering.shape(node.inputs[0])
+    if node.op_type == "Size":
+        return np.array(np.prod(shape), np.int64)
+    start = node.attributes["start"].value if "start" in node.attributes else 0
+    end = node.attributes["end"].value if "end" in node.attributes else None
+    return np.array(shape[start:end], np.int64)
