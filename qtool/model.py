@@ -152,7 +152,7 @@ def spec(value: ir.Value) -> TensorSpec:
     Raises:
         ModelError: the value has no tensor type.
     """
-    if value.name is None or value.dtype is None:
+    if value.name is None or value.dtype in (None, ir.DataType.UNDEFINED):
         raise ModelError(
             f"tensor {value.name!r} has no element type; run shape inference on the model"
         )
@@ -167,7 +167,9 @@ def dim(d: int | ir.SymbolicDim) -> Dim:
 
 def dtype_name(dtype: ir.DataType) -> str:
     """Return the numpy name of an ONNX element type, such as "float32" or "int4"."""
-    return "str" if dtype == ir.DataType.STRING else str(dtype.numpy())
+    if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+        return "str" if dtype == ir.DataType.STRING else "undefined"
+    return str(dtype.numpy())
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:

@@ -94,6 +94,41 @@ def test_quantized_operators_of_microsoft_have_shapes():
     assert shapes(Model(ir.Model(graph, ir_version=9)))["y"] == (1, 3, 8, 8)
 
 
+def test_a_slice_of_a_negative_dim_does_not_abort_inference():
+    """The C++ of onnx 1.23 stops the whole process on this."""
+    model = model_of(
+        """
+        g (float[1, 1, 2, 2] x, float[1, 1, 5, 5] w) => (float[?, ?, ?, ?] y) {
+            zero = Constant<value = int64[1] {0}>()
+            one = Constant<value = int64[1] {1}>()
+            two = Constant<value = int64[1] {2}>()
+            c = Conv(x, w)
+            y = Slice(c, zero, one, two)
+        }
+        """
+    )
+
+    assert size(shapes(model)["y"]) is None
+
+
+def test_slices_behind_slices_have_shapes():
+    model = model_of(
+        """
+        g (float[1, 8] x) => (float[?, ?] y) {
+            zero = Constant<value = int64[1] {0}>()
+            one = Constant<value = int64[1] {1}>()
+            six = Constant<value = int64[1] {6}>()
+            pads = Constant<value = int64[4] {0, 1, 0, 1}>()
+            a = Slice(x, zero, six, one)
+            b = Pad(a, pads)
+            y = Slice(b, one, six, one)
+        }
+        """
+    )
+
+    assert shapes(model)["y"] == (1, 5)
+
+
 def test_a_stale_shape_in_the_file_gives_way_to_the_real_one():
     model = model_of("g (float[8, 4] x) => (float[8, 4] y) { r = Relu(x) y = Neg(r) }")
     next(iter(model.graph)).outputs[0].shape = ir.Shape([1, 4])

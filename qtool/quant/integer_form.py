@@ -129,7 +129,9 @@ def _moving_obstacle(node: ir.Node, rule: Rule) -> str:
     after = quantizers(node.outputs[0])
     if rule.data is None:  # Concat
         floats = [value for value in data if not is_quantized(value)]
-        return _float_input(floats[0]) if floats else _mixed_types(data)
+        reason = _float_input(floats[0]) if floats else _mixed_types(data)
+        lost = after is None and node.outputs[0].dtype not in QUANTIZED_TYPES
+        return reason or (f"its output {node.outputs[0].name!r} is not quantized" if lost else "")
     before = dequantizer(data[0]) if data else None
     if before is None:
         if after is None or stored_weight(data[0]) is not None:

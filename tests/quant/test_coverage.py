@@ -188,6 +188,26 @@ def test_operands_of_different_types_do_not_add():
     assert found(model) == ("float", "its inputs are uint8 and int8")
 
 
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        ("y = QuantizeLinear(c, s, z)", "integer"),
+        ("e = Exp(c) y = QuantizeLinear(e, s, z)", "float"),
+    ],
+)
+def test_a_concat_is_integer_where_its_output_is(behind, expected):
+    model = graph(INPUT + f"c = Concat<axis = 0>(xr, xr) {behind}", y="uint8[2,3,4,4] y")
+
+    assert found(model)[0] == expected
+
+
+def test_a_node_that_lacks_an_input_is_float():
+    model = graph(PAIRED)
+    node(model, "c").resize_inputs(1)
+
+    assert found(model) == ("float", "it lacks an input")
+
+
 def test_a_move_between_different_scales_is_float():
     body = INPUT + "c = Transpose<perm = [0,1,3,2]>(xr) y = QuantizeLinear(c, u, o)"
     model = graph(body, y="uint8[1,3,4,4] y")
