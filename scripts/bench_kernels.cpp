@@ -141,8 +141,8 @@ int main(int argc, char** argv) {
       double total_ms = 0, total_macs = 0;
       for (const Shape& shape : read_shapes(argv[i])) {
         Case c(shape);
-        const ConvVariant& v = wanted == nullptr ? select_conv(c.args, Isa::kAvx512) : *wanted;
-        if (!v.supports(c.args)) continue;
+        const ConvVariant& v = wanted == nullptr ? select_conv(c.args, Isa::kAmx) : *wanted;
+        if (!supports(v.isa) || !v.supports(c.args)) continue;
         if (check && !equals_definition(c, v)) {
           std::fprintf(stderr, "%s is wrong\n", v.name);
           return 1;

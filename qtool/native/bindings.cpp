@@ -165,9 +165,11 @@ nb::tuple gram_state(const Gram& gram) {
 }  // namespace
 
 void bind_runtime(nb::module_& module);  // bindings_runtime.cpp
+void bind_kernels(nb::module_& module);  // bindings_kernels.cpp
 
 NB_MODULE(_native, module) {
   bind_runtime(module);
+  bind_kernels(module);
   module.doc() = "qtool's native kernels; used through qtool.statistics.";
 
   module.def("isas", [] {  // name -> whether this machine can run it

@@ -5,15 +5,41 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace qtool {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kScalar, Isa::kNeon, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kAll[] = {Isa::kScalar, Isa::kNeon, Isa::kAvx2, Isa::kAvx512, Isa::kAmx};
 
 Isa cap() {
   const char* name = std::getenv("QTOOL_ISA");
   return isa_named(name == nullptr ? "" : name);
 }
+
+#if defined(__x86_64__)
+bool has_amx_int8() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;  // leaf 7: bit 24 of edx is AMX-TILE, bit 25 AMX-INT8
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3) == 3 &&
+         supports(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
+}
+
+// Tiles are 8 KiB of state for each thread, which Linux gives to processes that ask.
+bool permit_tiles() noexcept {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 }  // namespace
 
@@ -27,6 +53,8 @@ const char* isa_name(Isa isa) noexcept {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAmx:
+      return "amx";
   }
   return "";
 }
@@ -36,6 +64,10 @@ bool supports(Isa isa) noexcept {
   if (isa == Isa::kAvx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi2");
+  }
+  if (isa == Isa::kAmx) {
+    static const bool permitted = has_amx_int8() && permit_tiles();
+    return permitted;
   }
   if (isa == Isa::kAvx512) {
     return supports(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
@@ -49,12 +81,12 @@ bool supports(Isa isa) noexcept {
 }
 
 Isa isa_named(const char* name) {
-  if (*name == '\0') return Isa::kAvx512;
+  if (*name == '\0') return Isa::kAmx;
   for (Isa isa : kAll) {
     if (same_name(name, isa_name(isa))) return isa;
   }
   throw std::invalid_argument(std::string("QTOOL_ISA or isa is '") + name +
-                              "'; it may be scalar, neon, avx2 or avx512");
+                              "'; it may be scalar, neon, avx2, avx512 or amx");
 }
 
 bool allowed(Isa isa) { return isa <= cap() && supports(isa); }

@@ -3,13 +3,14 @@
 
 namespace qtool {
 
-enum class Isa { kScalar, kNeon, kAvx2, kAvx512 };
+enum class Isa { kScalar, kNeon, kAvx2, kAvx512, kAmx };
 
-// The lower-case name that QTOOL_ISA and Python use: "scalar", "neon", "avx2", "avx512".
+// The lower-case name that QTOOL_ISA and Python use: "scalar", "neon", "avx2", "avx512", "amx".
 const char* isa_name(Isa isa) noexcept;
 
 // Whether the processor and the operating system can run it. kAvx512 means F, BW, DQ and VL;
-// kAvx2 includes FMA and BMI2.
+// kAvx2 includes FMA and BMI2; kAmx means int8 tiles and kAvx512, and asking for it the first time
+// asks the operating system for them.
 bool supports(Isa isa) noexcept;
 
 // The instruction set of that name, the highest one for "". Throws std::invalid_argument.

@@ -8,34 +8,17 @@ namespace {
 // The tiles of one block and one panel: as few as possible, of sizes as equal as possible.
 void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& block,
                int64_t panel, const GemmTileKernels& kernels) noexcept {
-  const ConvArgs& a = *call.args;
-  const int64_t group = panel / packed.n_panels;
-  const int64_t first =
-      group * packed.plan.group_out + panel % packed.n_panels * packed.panel_blocks * kLanes;
-  const int64_t item = a.epilogue.float_output ? 4 : 1;
-  const int32_t* constants = packed.constants(panel);
-  GemmTile t;
-  t.offsets = packed.offsets(group);
-  t.n_segments = packed.plan.n_segments;
-  t.quads = packed.segment_steps;
-  t.w = packed.weights(panel);
-  t.bias = constants;
-  t.scale = reinterpret_cast<const float*>(constants + kPanelChannels);
-  t.float_bias = a.epilogue.float_bias == nullptr ? nullptr : t.scale + kPanelChannels;
-  t.epilogue = &a.epilogue;
-  t.channels = packed.channels(panel);
-  t.y_pitch = a.y_pitch * item;
-  t.residual_pitch = a.residual_pitch;
-
-  const int nr = (t.channels + kLanes - 1) / kLanes, most = kernels.rows[nr - 1];
+  const GemmTile all = tiled_panel(call, packed, panel);
+  const int nr = (all.channels + kLanes - 1) / kLanes, most = kernels.rows[nr - 1];
   const int n_tiles = (block.n_pixels + most - 1) / most;
+  GemmTile t = all;
   int at = 0;
   for (int i = 0; i < n_tiles; ++i) {
     const int mr = (block.n_pixels - at + n_tiles - i - 1) / (n_tiles - i);
     const int64_t pixel = block.first_pixel + at;
     t.x = block.windows + at;
-    t.y = static_cast<uint8_t*>(call.y) + (pixel * a.y_pitch + first) * item;
-    if (call.residual != nullptr) t.residual = call.residual + pixel * a.residual_pitch + first;
+    t.y = all.y + pixel * t.y_pitch;
+    if (all.residual != nullptr) t.residual = all.residual + pixel * t.residual_pitch;
     kernels.kernels[nr - 1][mr - 1](t);
     at += mr;
   }
@@ -51,12 +34,39 @@ size_t tiled_scratch_bytes(const ConvPlan& plan) noexcept {
   return windows_at(plan) + size_t(plan.block_pixels()) * sizeof(void*);
 }
 
+const uint8_t** tiled_windows(const ConvPlan& plan, uint8_t* scratch) noexcept {
+  return reinterpret_cast<const uint8_t**>(scratch + windows_at(plan));
+}
+
+GemmTile tiled_panel(const ConvCall& call, const PackedConv& packed, int64_t panel) noexcept {
+  const ConvArgs& a = *call.args;
+  const int64_t group = panel / packed.n_panels, in_group = panel % packed.n_panels;
+  const int64_t first = group * packed.plan.group_out + in_group * packed.panel_blocks * kLanes;
+  const int64_t item = a.epilogue.float_output ? 4 : 1;
+  const int32_t* constants = packed.constants(panel);
+  GemmTile t{};
+  t.offsets = packed.offsets(group);
+  t.n_segments = packed.plan.n_segments;
+  t.quads = packed.segment_steps * packed.depth_step / 4;
+  t.w = packed.weights(panel);
+  t.bias = constants;
+  t.scale = reinterpret_cast<const float*>(constants + kPanelChannels);
+  t.float_bias = a.epilogue.float_bias == nullptr ? nullptr : t.scale + kPanelChannels;
+  t.epilogue = &a.epilogue;
+  t.channels = packed.channels(panel);
+  t.y = static_cast<uint8_t*>(call.y) + first * item;
+  t.y_pitch = a.y_pitch * item;
+  if (call.residual != nullptr) t.residual = call.residual + first;
+  t.residual_pitch = a.residual_pitch;
+  return t;
+}
+
 void run_tiled(const ConvCall& call, int64_t begin, int64_t end,
                const GemmTileKernels& kernels) noexcept {
   const auto& packed = *reinterpret_cast<const PackedConv*>(call.packed);
   const int64_t panels = int64_t{call.args->groups} * packed.n_panels;
   ConvBlock block{};
-  block.windows = reinterpret_cast<const uint8_t**>(call.scratch + windows_at(packed.plan));
+  block.windows = tiled_windows(packed.plan, call.scratch);
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == begin || unit % panels == 0) {
       open_block(call, packed.plan, unit / panels, call.scratch, block);
