@@ -5,6 +5,7 @@ Shape legend: a histogram has n bins between n + 1 edges.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -20,6 +21,8 @@ from qtool.stages.inspect import constants, plain
 
 PERCENTILES = (0.01, 0.1, 1.0, 25.0, 50.0, 75.0, 99.0, 99.9, 99.99)
 N_BINS = 32
+FINE = 2048 * N_BINS  # bins from which the percentiles of large weights come
+CHUNK = 1 << 22  # elements looked at together
 
 Float64 = npt.NDArray[np.float64]
 
@@ -94,40 +97,61 @@ def _absent(model: Model, name: str) -> QtoolError:
 def _of_values(
     name: str, values: npt.NDArray[Any], shape: tuple[int, ...], dtype: str
 ) -> Description:
-    flat = values.ravel().astype(np.float64)
-    finite = flat[np.isfinite(flat)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    counts, edges = np.histogram(finite, _edges(finite, low, high, values.dtype.kind in "iu"))
+    """Describe a weight in pieces of CHUNK elements, so that it may be larger than memory."""
+    count, n_zeros, low, high = 0, 0, np.inf, -np.inf
+    for part in _finite(values):
+        count, n_zeros = count + part.size, n_zeros + int(np.count_nonzero(part == 0))
+        low, high = min(low, float(part.min())), max(high, float(part.max()))
+    low, high = (low, high) if count else (0.0, 0.0)
+    edges = _edges(low, high, values.dtype.kind in "iu")
+    counts = np.zeros(len(edges) - 1, np.int64)
+    for part in _finite(values):
+        counts += np.histogram(part, edges)[0]
+    n_distinct = None
+    if 0 < count <= CHUNK:
+        whole = np.concatenate([*_finite(values)])
+        quantiles, n_distinct = np.percentile(whole, PERCENTILES), int(np.unique(whole).size)
+    else:
+        below = np.concatenate([[0], np.cumsum(counts)])
+        quantiles = np.interp(np.array(PERCENTILES) / 100 * count, below, edges)
+    coarse = edges[:: FINE // N_BINS] if len(counts) == FINE else edges
     return Description(
         name,
         "weight",
         dtype,
         shape,
         "values",
-        int(finite.size),
-        int(flat.size - finite.size),
-        int(np.count_nonzero(finite == 0)),
-        int(np.unique(finite).size),
+        count,
+        int(values.size) - count,
+        n_zeros,
+        n_distinct,
         low,
         high,
-        tuple((p, float(v)) for p, v in zip(PERCENTILES, _quantiles(finite), strict=True)),
-        tuple(map(float, edges)),
-        tuple(map(int, counts)),
+        tuple((p, float(v)) for p, v in zip(PERCENTILES, quantiles, strict=True)),
+        tuple(map(float, coarse)),
+        tuple(map(int, counts.reshape(len(coarse) - 1, -1).sum(axis=1))),
     )
 
 
-def _quantiles(finite: Float64) -> Float64:
-    return np.percentile(finite, PERCENTILES) if finite.size else np.zeros(len(PERCENTILES))
+def _finite(values: npt.NDArray[Any]) -> Iterator[Float64]:
+    """Yield the finite elements as float64, a piece at a time; no empty piece."""
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK].astype(np.float64)
+        part = part[np.isfinite(part)]
+        if part.size:
+            yield part
 
 
-def _edges(finite: Float64, low: float, high: float, integers: bool) -> Float64:
-    """Return edges for about N_BINS bins; integers get bins of whole numbers around them."""
+def _edges(low: float, high: float, integers: bool) -> Float64:
+    """Return the edges of FINE bins; integers get at most N_BINS bins of whole numbers."""
     if integers and max(-low, high) < 2**50:
-        step = max(1, int(np.ceil((high - low + 1) / N_BINS)))
-        return np.arange(low - 0.5, high + step + 0.5, step)
+        n_values = int(high - low) + 1
+        step = -(-n_values // N_BINS)
+        return low - 0.5 + step * np.arange(-(-n_values // step) + 1, dtype=np.float64)
     if low == high:
         return np.array([low, np.nextafter(high, np.inf)])
-    return np.linspace(low, high, N_BINS + 1)
+    return np.linspace(low, high, FINE + 1)
 
 
 def _of_statistics(name: str, known: TensorStatistics, model: Model) -> Description:

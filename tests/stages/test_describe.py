@@ -56,6 +56,39 @@ def test_bins_of_integers_hold_whole_numbers():
     assert (found.edges, found.counts) == ((199.5, 200.5), (1,))
 
 
+@pytest.mark.parametrize("values", [np.arange(-128, 127), np.arange(33), np.array([7])])
+def test_every_integer_is_in_one_of_few_bins(values):
+    known = VALUES | {"w": values.astype(np.int8)}
+
+    found = describe(model_of(NET.replace("float[4] w", "int8[n] w") % "y = Relu(x)", **known), "w")
+
+    assert (sum(found.counts), len(found.counts) <= 32) == (len(values), True)
+
+
+def test_percentiles_of_a_large_weight_are_close(monkeypatch):
+    values = np.linspace(-3, 5, 5000, dtype=np.float32)[::-1]
+    large = model_of(
+        NET.replace("float[4] w", "float[n] w") % "y = Relu(x)", **VALUES | {"w": values}
+    )
+    monkeypatch.setattr("qtool.stages.describe.CHUNK", 1000)
+
+    found = describe(large, "w")
+
+    np.testing.assert_allclose(
+        [value for _, value in found.percentiles],
+        np.percentile(values, [p for p, _ in found.percentiles]),
+        atol=8 / 4999,
+    )
+
+
+def test_an_empty_weight_has_no_values():
+    known = VALUES | {"w": np.zeros(0, np.float32)}
+
+    found = describe(model_of(NET.replace("[4] w", "[0] w") % "y = Relu(x)", **known), "w")
+
+    assert (found.count, found.minimum, found.maximum) == (0, 0.0, 0.0)
+
+
 def test_nan_and_infinity_are_counted_apart():
     bad = np.array([np.nan, np.inf, 1, 2], np.float32)
 
