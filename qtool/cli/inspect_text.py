@@ -198,7 +198,9 @@ def _knowledge_lines(found: Inspection) -> Iterator[str]:
     if known is not None:
         shards = f", shard {' '.join(known.shards)}" if known.shards else ""
         grams = f" and {known.n_grams} layers" if known.n_grams else ""
-        whose = "this model" if known.of_this_model else "the model that was calibrated, not this one"
+        whose = (
+            "this model" if known.of_this_model else "the model that was calibrated, not this one"
+        )
         yield (
             f"statistics: {known.n_tensors} tensors{grams}, "
             f"{known.n_samples} {'random ' if known.source == 'random' else ''}samples{shards}, "
