@@ -99,7 +99,7 @@ class BatchNormStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Calibration statistics of a model's tensors, by tensor name."""
+    """Calibration statistics: tensors by tensor name, grams by the first output of their node."""
 
     model: str  # fingerprint() of the model that ran
     source: str  # "samples" or "random"

@@ -37,7 +37,7 @@ void pack_column(const Patches& patches, const Origins& origins, size_t n, int64
   for (size_t i = 0; i < n; ++i) {
     const int64_t d = origins.depth[i] + shift[0], h = origins.height[i] + shift[1],
                   w = origins.width[i] + shift[2];
-    const bool there = inside(d, size[0]) & inside(h, size[1]) & inside(w, size[2]);
+    const bool there = inside(d, size[0]) && inside(h, size[1]) && inside(w, size[2]);
     column[i * kTile] =
         there ? double{origins.sample[i][offset + (d * size[1] + h) * size[2] + w]} : 0.0;
   }
