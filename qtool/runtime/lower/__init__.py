@@ -21,7 +21,7 @@ from qtool.runtime.lower import (
 )
 from qtool.runtime.lower.fold import evaluate
 from qtool.runtime.lower.state import Lowering, Unreached
-from qtool.runtime.lower.values import Held, Known
+from qtool.runtime.lower.values import Dequantized, Held, Known, Value
 from qtool.runtime.program import Array, Buffer, Program, Tensor
 
 Lower = Callable[[Lowering, ir.Node], None]
@@ -53,6 +53,8 @@ LOWERINGS: dict[str, Lower] = {
     "Tile": movement.expand,
     "DepthToSpace": movement.depth_to_space,
 }
+
+MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
 def lower(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
@@ -129,12 +131,18 @@ def _fold(lowering: Lowering, node: ir.Node) -> bool:
     if node.op_type in ("QuantizeLinear", "DequantizeLinear") or not node.inputs:
         return False
     values = [None if v is None else lowering.value(v) for v in node.inputs]
-    if not all(v is None or isinstance(v, Known) for v in values):
+    if not all(v is None or _is_constant(v) for v in values):
         return False
+    if node.op_type in MOVES and any(isinstance(v, Dequantized) for v in values):
+        return False  # a weight that shall stay integers
     known = [None if v is None else lowering.known(v) for v in node.inputs]
     for value, result in zip(node.outputs, evaluate(node, known, lowering.opset), strict=True):
         lowering.give(value, Known(np.ascontiguousarray(result)))
     return True
+
+
+def _is_constant(value: Value) -> bool:
+    return isinstance(value.q if isinstance(value, Dequantized) else value, Known)
 
 
 def _dims(lowering: Lowering, node: ir.Node) -> Array:

@@ -11,15 +11,15 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import attribute
-from qtool.qparams import QParams, quantize
 from qtool.runtime.lower.outputs import output_of
-from qtool.runtime.lower.state import SHIFT, Lowering
+from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import (
     Dequantized,
     Held,
     Known,
     Value,
     channels_last,
+    is_byte,
 )
 from qtool.runtime.program import Loop, Tensor, Walk
 
@@ -146,28 +146,13 @@ def concat(lowering: Lowering, node: ir.Node) -> None:
     axis = attribute(node, "axis", 0)
     values = [lowering.value(v) for v in node.inputs if v is not None]
     output = output_of(lowering, node.outputs[0])
-    eight = [
-        isinstance(v, Dequantized)
-        and v.qparams.dtype in ("int8", "uint8")
-        and not v.qparams.scale.ndim
-        for v in values
-    ]
-    if output is not None and all(eight):
-        parts = [_requantized(lowering, v, output.qparams) for v in values]
+    integers = [v for v in values if is_byte(v)]
+    if output is not None and len(integers) == len(values):
+        parts = [lowering.requantized(v, output.qparams) for v in integers]
         made = _joined(lowering, parts, axis)
         output.give(lowering, made.tensor, channels_last=made.channels_last)
         return
     lowering.give(node.outputs[0], _joined(lowering, [lowering.held(v) for v in node.inputs], axis))
-
-
-def _requantized(lowering: Lowering, value: Value, qparams: QParams) -> Held:
-    assert isinstance(value, Dequantized)
-    x = lowering.unsigned(value.q)
-    shift = SHIFT if qparams.dtype == "int8" else 0
-    table = quantize(lowering.by_byte(value).astype(np.float32), qparams) + shift
-    if np.array_equal(table, np.arange(256)):
-        return Held(x.tensor, x.channels_last)
-    return Held(lowering.table(x.tensor, table.astype(np.uint8)), x.channels_last)
 
 
 def _joined(lowering: Lowering, parts: Sequence[Held], axis: int) -> Held:

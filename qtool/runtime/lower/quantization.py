@@ -9,7 +9,7 @@ from qtool.errors import UnsupportedError
 from qtool.qparams import quantize
 from qtool.runtime.lower.outputs import qparams_of
 from qtool.runtime.lower.state import Lowering, scalar_qparams
-from qtool.runtime.lower.values import Dequantized, Held, Known
+from qtool.runtime.lower.values import Dequantized, Held, Known, is_byte
 
 
 def dequantize_linear(lowering: Lowering, node: ir.Node) -> None:
@@ -35,15 +35,8 @@ def quantize_linear(lowering: Lowering, node: ir.Node) -> None:
     if qparams.dtype not in ("int8", "uint8") or qparams.scale.ndim:
         raise UnsupportedError(f"it quantizes activations per channel or to {qparams.dtype}")
     value = lowering.value(node.inputs[0])
-    shifted = qparams.dtype == "int8"
-    if isinstance(value, Dequantized) and value.qparams.dtype in ("int8", "uint8"):
-        x = lowering.unsigned(value.q)
-        table = quantize(lowering.by_byte(value).astype(np.float32), qparams) + 128 * shifted
-        if np.array_equal(table, np.arange(256)):
-            tensor = x.tensor
-        else:
-            tensor = lowering.table(x.tensor, table.astype(np.uint8))
-        lowering.give(node.outputs[0], Held(tensor, x.channels_last, shifted))
+    if is_byte(value):
+        lowering.give(node.outputs[0], lowering.requantized(value, qparams))
         return
     held = lowering.held(node.inputs[0])
     if held.dtype != "float32":
@@ -51,4 +44,4 @@ def quantize_linear(lowering: Lowering, node: ir.Node) -> None:
     scale, zero = scalar_qparams(qparams)
     y = lowering.make("uint8", held.tensor.shape)
     lowering.emit("Quantize", [held.tensor], [y], [zero, 0, 255, 0], [float(scale)])
-    lowering.give(node.outputs[0], Held(y, held.channels_last, shifted))
+    lowering.give(node.outputs[0], Held(y, held.channels_last, qparams.dtype == "int8"))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
-from qtool.qparams import QParams, dequantize, limits
+from qtool.qparams import QParams, dequantize, limits, quantize
 from qtool.runtime.lower.values import (
     Dequantized,
     Held,
@@ -175,7 +175,9 @@ class Lowering:
                 raise UnsupportedError(f"it reads dequantized {params.dtype} activations")
             x = self.unsigned(q)
             if found.reals is not None:
-                y = self.table(x.tensor, self.by_byte(found).astype(np.float32))
+                with np.errstate(over="ignore"):
+                    reals = self.by_byte(found).astype(np.float32)
+                y = self.table(x.tensor, reals)
             else:
                 zero = int(params.zero_point) + SHIFT * x.shifted
                 y = self.make("float32", x.tensor.shape)
@@ -190,6 +192,20 @@ class Lowering:
             return found.reals
         low, high = limits(found.qparams.dtype)
         return dequantize(np.arange(low, high + 1), found.qparams).astype(np.float64)
+
+    def requantized(self, found: Dequantized, qparams: QParams) -> Held:
+        """Return what QuantizeLinear makes of a function of 8-bit integers, by a table, eq. 16.
+
+        Nothing is emitted where the integers stay as they are.
+        """
+        x, shifted = self.unsigned(found.q), qparams.dtype == "int8"
+        with np.errstate(over="ignore"):
+            reals = self.by_byte(found).astype(np.float32)
+        table = (quantize(reals, qparams) + SHIFT * shifted).astype(np.uint8)
+        same = np.array_equal(table, np.arange(256))
+        if isinstance(found.q, Known) and x.tensor.buffer.values is not None:
+            return Held(self.constant(table[x.tensor.buffer.values]), shifted=shifted)
+        return Held(x.tensor if same else self.table(x.tensor, table), x.channels_last, shifted)
 
     # Ops
 

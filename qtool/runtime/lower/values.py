@@ -77,8 +77,8 @@ class Quantized:
 
 
 def is_byte(value: Value) -> TypeGuard[Dequantized]:
-    """Return whether a value is a function of 8-bit integers that are in memory."""
-    if not isinstance(value, Dequantized) or not isinstance(value.q, Held):
+    """Return whether a value is a function of 8-bit integers."""
+    if not isinstance(value, Dequantized):
         return False
     return value.qparams.dtype in ("int8", "uint8") and not value.qparams.scale.ndim
 
