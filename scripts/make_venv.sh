@@ -13,5 +13,5 @@ command -v "${CXX:-c++}" >/dev/null || die "no C++ compiler: install g++ or clan
 if [ ! -x "$venv/bin/python" ]; then
   "$python" -m venv "$venv" || die "$python cannot make a virtual environment: install python3-venv"
 fi
-echo "installing qtool[$extras] into $venv" >&2
+echo "building qtool and installing it into $venv; this takes a minute or two" >&2
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --editable ".[$extras]"
