@@ -121,6 +121,8 @@ def quantize(
         mode = "static" if model.statistics is not None or data is not None else "auto"
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress)
+    if chosen.format == "qoperator" and mode != "static":
+        raise UsageError("--format qoperator is for static quantization: give --data or statistics")
     make = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}
     result = make[mode](model, chosen)
     if chosen.format == "qoperator":
@@ -129,7 +131,7 @@ def quantize(
         result = to_qoperator(result)
     _forget_types(result)
     if check is None:
-        check = _bytes(result) <= LARGE_BYTES
+        check = _bytes(model) <= LARGE_BYTES
         if not check:
             log.info("not run in onnxruntime: the model is over 1 GB; --check does it")
     if check:

@@ -237,3 +237,9 @@ def test_random_samples_are_warned_of(net, caplog):
     quantize(net.model, data=open_samples(None, net.model.inputs(), random=True, samples=2))
 
     assert "the ranges come from random samples" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["auto", "dynamic", "weight-only"])
+def test_qoperator_is_for_static_only(net, mode):
+    with pytest.raises(UsageError, match="give --data or statistics"):
+        quantize(net.model, mode=mode, format="qoperator")
