@@ -132,6 +132,10 @@ def normalize(images: np.ndarray) -> Tensor:
     return torch.from_numpy((images.astype(np.float32) / 255 - MEAN) / STD)
 
 
+def integers(labels: np.ndarray) -> Tensor:
+    return torch.tensor(labels, dtype=torch.long)
+
+
 def augment(batch: Tensor) -> Tensor:
     """Return the images shifted by up to 2 pixels, all alike, and half of them mirrored."""
     top, left = torch.randint(5, (2,)).tolist()
@@ -222,6 +226,24 @@ def write_samples(folder: Path, data: Path, seed: int) -> None:
     np.savez_compressed(folder / "calibration.npz", x=images[np.sort(chosen)])
 
 
+def make(name: str, data: Path, output: Path) -> None:
+    """Train one network and write its files."""
+    network_of, epochs, augmented = NETWORKS[name]
+    images, labels = load(data, "train")
+    test_images, test_labels = load(data, "t10k")
+    network = network_of()
+    n_weights = sum(p.numel() for p in network.parameters())
+    print(f"{name}: {n_weights} parameters, {epochs} epochs", flush=True)
+    train(network, normalize(images), integers(labels), epochs, augmented=augmented)
+    found = accuracy(network, normalize(test_images), integers(test_labels))
+    print(f"{name}: {found:.2f} % of the {len(test_labels)} test images", flush=True)
+    network.to(memory_format=torch.contiguous_format)
+    export(network, output / f"{name}.onnx", training=False)
+    trained = export(network, output / f"{name}.train.onnx", training=True)
+    if name == "mlp":
+        split_weights(trained, output / "mlp.train.onnx", output / "mlp.weights.npz")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of Fashion-MNIST's .gz")
@@ -233,26 +255,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.output.mkdir(exist_ok=True)
     write_samples(options.output, options.data, options.seed)
-    images, labels = load(options.data, "train")
-    test_images, test_labels = load(options.data, "t10k")
     for name in options.network or NETWORKS:
         torch.manual_seed(options.seed)
-        make, epochs, augmented = NETWORKS[name]
-        network = make()
-        n_weights = sum(p.numel() for p in network.parameters())
-        print(f"{name}: {n_weights} parameters, {epochs} epochs", flush=True)
-        wanted = torch.tensor(labels, dtype=torch.long)
-        train(network, normalize(images), wanted, epochs, augmented=augmented)
-        found = accuracy(
-            network, normalize(test_images), torch.tensor(test_labels, dtype=torch.long)
-        )
-        print(f"{name}: {found:.2f} % of the 10000 test images", flush=True)
-        network.to(memory_format=torch.contiguous_format)
-        export(network, options.output / f"{name}.onnx", training=False)
-        trained = export(network, options.output / f"{name}.train.onnx", training=True)
-        if name == "mlp":
-            path = options.output / "mlp.weights.npz"
-            split_weights(trained, options.output / "mlp.train.onnx", path)
+        make(name, options.data, options.output)
 
 
 if __name__ == "__main__":
