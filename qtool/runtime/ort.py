@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import onnxruntime
 
 from qtool.errors import ModelError, QtoolError
 from qtool.model import Model, attribute
+from qtool.runtime.outputs import with_outputs
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -49,11 +51,11 @@ class OrtSession:
         ordered: bool = True,
     ) -> None:
         self.output_names = [o.name for o in model.outputs()] if outputs is None else list(outputs)
-        self._fetched = self.output_names
+        self._fetched = {name: name for name in self.output_names}
         self._run_options = onnxruntime.RunOptions()
         loaded = model.ir
         if outputs is not None:
-            loaded = _with_outputs(loaded, self.output_names)
+            loaded = with_outputs(loaded, self.output_names)
         try:
             if not ordered and optimize and _weight_bytes(loaded) <= TWICE_BYTES:
                 loaded, self._fetched = _unordered(loaded, self.output_names, threads)
@@ -64,14 +66,23 @@ class OrtSession:
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
+    def only(self, names: Sequence[str]) -> OrtSession:
+        """Return the same session, whose run() returns these of its outputs; all compute alike."""
+        narrowed = copy.copy(self)
+        narrowed.output_names = list(names)
+        return narrowed
+
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Return the outputs by name.
 
         Raises:
             QtoolError: onnxruntime refused the inputs or failed.
         """
+        fetched = [self._fetched[name] for name in self.output_names]
+        if not fetched:  # onnxruntime would return all
+            return {}
         try:
-            values = self._session.run(self._fetched, dict(feeds), self._run_options)
+            values = self._session.run(fetched, dict(feeds), self._run_options)
         except Exception as error:
             raise QtoolError(f"onnxruntime could not run the model: {first_line(error)}") from error
         return dict(zip(self.output_names, values, strict=True))
@@ -108,8 +119,10 @@ def _weight_bytes(loaded: ir.Model) -> int:
     return sum(w.nbytes for w in weights if w is not None)
 
 
-def _unordered(loaded: ir.Model, names: Sequence[str], threads: int) -> tuple[ir.Model, list[str]]:
-    """Return the model as onnxruntime optimizes it, and its tensors that hold the named values.
+def _unordered(
+    loaded: ir.Model, names: Sequence[str], threads: int
+) -> tuple[ir.Model, dict[str, str]]:
+    """Return the model as onnxruntime optimizes it, and which of its tensors holds each named one.
 
     Where a ReorderOutput node makes a named tensor of a blocked one without padding, that is the
     blocked one: it has the same elements.
@@ -123,15 +136,14 @@ def _unordered(loaded: ir.Model, names: Sequence[str], threads: int) -> tuple[ir
         optimized = ir.load(options.optimized_model_filepath)
         optimized = _in_memory(optimized)
     producers = {v.name: node for node in optimized.graph for v in node.outputs}
-    found = []
+    found = {name: name for name in names}
     for name in names:
         node = producers.get(name)
-        channels = 0 if node is None else attribute(node, "channels", 0)
-        if node is not None and node.op_type == "ReorderOutput" and channels % CHANNEL_BLOCK == 0:
-            source = node.inputs[0]
-            name = name if source is None or source.name is None else source.name
-        found.append(name)
-    trimmed = _with_outputs(optimized, list(dict.fromkeys(found)))
+        if node is None or node.op_type != "ReorderOutput" or not node.inputs[0]:
+            continue
+        if attribute(node, "channels", 0) % CHANNEL_BLOCK == 0:
+            found[name] = node.inputs[0].name or name
+    trimmed = with_outputs(optimized, list(dict.fromkeys(found.values())))
     RemoveUnusedNodesPass()(trimmed)
     return trimmed, found
 
@@ -141,25 +153,9 @@ def _in_memory(loaded: ir.Model) -> ir.Model:
     values = loaded.graph.initializers.values()
     if not any(isinstance(v.const_value, ir.ExternalTensor) for v in values):
         return loaded
-    copy = loaded.clone()
-    ir.external_data.load_to_model(copy)
-    return copy
-
-
-def _with_outputs(loaded: ir.Model, names: Sequence[str]) -> ir.Model:
-    """Return a copy whose outputs are the tensors of these names.
-
-    Raises:
-        ModelError: the main graph has no such tensor.
-    """
-    copy = loaded.clone()
-    values = {v.name: v for v in copy.graph.inputs} | dict(copy.graph.initializers)
-    values |= {v.name: v for node in copy.graph for v in node.outputs}
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise ModelError(f"the model has no tensor named {missing[0]!r}")
-    copy.graph.outputs[:] = [values[name] for name in names]
-    return copy
+    read = loaded.clone()
+    ir.external_data.load_to_model(read)
+    return read
 
 
 def first_line(error: Exception) -> str:

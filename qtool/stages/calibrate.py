@@ -71,13 +71,16 @@ def calibrate(
     passes = _planned(annotated, histograms, layers, threads, memory)
     _mention_unobserved(model, layers if gram else None)
 
+    # One session for all passes: what it has to return changes how onnxruntime fuses nodes.
+    wanted = {*histograms, *(layer.tensor for layer in layers)} - {i.name for i in model.inputs()}
+    session = OrtSession(model, outputs=sorted(wanted) or None, ordered=bool(layers))
     grams: dict[str, GramStatistics] = {}
     for number, planned in enumerate(passes, 1):
         sums = {layer.what: Gram(layer) for layer in planned.layers}  # layers that agree share one
         observers = _observers(histograms if number == 1 else {}, sums.values())
         label = "calibrating" if len(passes) == 1 else f"pass {number} of {len(passes)}"
         samples = progress(part, label, part.total)
-        n_samples = _run(model, observers, samples, threads=threads, batch=batch)
+        n_samples = _run(session, observers, samples, threads=threads, batch=batch)
         grams |= _finished(planned.layers, sums, on_disk=len(passes) > 1)
 
     statistics = Statistics(
@@ -162,7 +165,7 @@ def _observers(histograms: Mapping[str, Histogram], grams: Iterable[Gram]) -> Ob
 
 
 def _run(
-    model: Model,
+    session: OrtSession,
     observers: Observers,
     samples: Iterable[Callable[[], Sample]],
     *,
@@ -170,10 +173,7 @@ def _run(
     batch: int,
 ) -> int:
     """Let the observers of each tensor see its values; return how many samples there were."""
-    fed = {spec.name for spec in model.inputs()}
-    computed = [name for name in observers if name not in fed]
-    ordered = any(isinstance(one, Gram) for updated in observers.values() for one in updated)
-    session = OrtSession(model, outputs=computed or None, threads=1, ordered=ordered)
+    needed = session.only([name for name in session.output_names if name in observers])
     counts: list[int] = []
 
     def see(sample: Sample, tensors: Mapping[str, Array]) -> None:
@@ -183,7 +183,7 @@ def _run(
         if tensors is sample.feeds:
             counts.append(getattr(sample, "n", 1))
 
-    sweep(session, samples, see, threads=threads, batch=batch, before=see)
+    sweep(needed, samples, see, threads=threads, batch=batch, before=see)
     return sum(counts)
 
 
@@ -247,7 +247,7 @@ def _mention_unobserved(model: Model, layers: Sequence[Layer] | None) -> None:
         for node in left:
             log.debug("no Gram matrix for %s (%s)", node.outputs[0].name, node.op_type)
         if left:
-            log.info("%d weighted nodes have no Gram matrix; -v names them", len(left))
+            log.info("without a Gram matrix: %d weighted nodes, which -v names", len(left))
 
 
 def cores() -> int:

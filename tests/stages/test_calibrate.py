@@ -174,6 +174,10 @@ def test_tensors_are_chosen_by_globs(model, samples):
     assert set(found) == {"c", "f", "p"}
 
 
+def test_inputs_alone_can_be_observed(model, samples):
+    assert set(calibrate(model, data=samples, tensors=["x"]).statistics.tensors) == {"x"}
+
+
 def test_a_glob_that_matches_nothing_is_refused(model, samples):
     with pytest.raises(UsageError, match="no float tensor matches 'q\\*'"):
         calibrate(model, data=samples, tensors=["x", "q*"])
