@@ -142,7 +142,7 @@ int main(int argc, char** argv) {
       for (const Shape& shape : read_shapes(argv[i])) {
         Case c(shape);
         const ConvVariant& v = wanted == nullptr ? select_conv(c.args, Isa::kAmx) : *wanted;
-        if (!supports(v.isa) || !v.supports(c.args)) continue;
+        if (!supports(v.isa) || !v.available() || !v.supports(c.args)) continue;
         if (check && !equals_definition(c, v)) {
           std::fprintf(stderr, "%s is wrong\n", v.name);
           return 1;

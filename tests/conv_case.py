@@ -1,4 +1,4 @@
-"""Random integer convolutions: the native kernels' results and the reference's, for tests/native."""
+"""Random integer convolutions: what the native kernels and what the reference make of them."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "lookup/lookup.h"
 #include "runtime/memory.h"
 
 namespace nb = nanobind;
@@ -48,7 +49,7 @@ nb::dict conv_variants() {
   nb::dict names;
   for (int i = 0; i < qtool::n_conv_variants(); ++i) {
     const ConvVariant& variant = *qtool::conv_variants()[i];
-    names[variant.name] = qtool::supports(variant.isa);
+    names[variant.name] = qtool::supports(variant.isa) && variant.available();
   }
   return names;
 }
@@ -133,7 +134,7 @@ nb::object conv(const std::string& name, const Array<uint8_t, 4>& x, const Array
                 const MaybeArray<uint8_t, 4>& residual, std::array<int, 4> sum_limits,
                 std::array<float, 2> ratios, int x_gap, int y_gap, int parts, int threads) {
   const ConvVariant& variant = variant_named(name);
-  require(qtool::supports(variant.isa), "this machine cannot run the variant");
+  require(qtool::supports(variant.isa) && variant.available(), "this machine cannot run it");
   ConvArgs a = arguments(x, w, {strides, dilations, pads, groups, x_zero_point, x_gap, y_gap});
   a.threads = threads;
   a.w = w.data();
@@ -175,6 +176,29 @@ nb::object conv(const std::string& name, const Array<uint8_t, 4>& x, const Array
   return nb::cast(nb::ndarray<nb::numpy>(y, 4, shape, owner, nullptr, dtype));
 }
 
+nb::dict look_up_variants() {
+  nb::dict names;
+  for (int i = 0; i < qtool::n_look_up_variants(); ++i) {
+    const qtool::LookUpVariant& variant = qtool::look_up_variants()[i];
+    names[variant.name] = qtool::supports(variant.isa) && variant.available();
+  }
+  return names;
+}
+
+// Looks up the first n bytes of each row of y in place.
+void look_up(const std::string& name, const Array<uint8_t, 1>& table,
+             const nb::ndarray<uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& y, int64_t n) {
+  require(table.shape(0) == 256 && n >= 0 && n <= int64_t(y.shape(1)), "wrong sizes");
+  for (int i = 0; i < qtool::n_look_up_variants(); ++i) {
+    const qtool::LookUpVariant& variant = qtool::look_up_variants()[i];
+    if (name != variant.name) continue;
+    require(qtool::supports(variant.isa) && variant.available(), "this machine cannot run it");
+    variant.run({table.data(), y.data(), int64_t(y.shape(0)), n, int64_t(y.shape(1))});
+    return;
+  }
+  throw std::invalid_argument("no table variant '" + name + "'");
+}
+
 }  // namespace
 
 void bind_kernels(nb::module_& module) {
@@ -188,4 +212,6 @@ void bind_kernels(nb::module_& module) {
              "sum_limits"_a = std::array<int, 4>{0, 0, 0, 255},
              "ratios"_a = std::array<float, 2>{1.0f, 1.0f}, "x_gap"_a = 0, "y_gap"_a = 0,
              "parts"_a = 1, "threads"_a = 1);
+  module.def("look_up_variants", &look_up_variants);
+  module.def("look_up", &look_up, "variant"_a, "table"_a.noconvert(), "y"_a.noconvert(), "n"_a);
 }

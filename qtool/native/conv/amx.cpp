@@ -9,6 +9,7 @@
 #include "conv/packed.h"
 #include "conv/tiled.h"
 #include "gemm/avx512_epilogue.h"
+#include "lookup/lookup.h"
 
 namespace qtool {
 namespace {
@@ -35,26 +36,34 @@ void configure(int rows) noexcept {
 }
 
 // Where the tiles of a block are.
-struct Grid {
-  int32_t line, per_line, rows, n;
-
-  Grid(const ConvPlan& plan, const ConvBlock& block) {
-    line = plan.flat ? block.n_pixels : plan.line;
-    per_line = (line + kRows - 1) / kRows;
-    rows = (line + per_line - 1) / per_line;
-    n = per_line * (plan.flat ? 1 : block.n_lines);
+class Grid {
+ public:
+  Grid(const ConvPlan& plan, const ConvBlock& block) : block_(block), step_(plan.step) {
+    line_ = block.n_pixels / block.n_lines;
+    per_line_ = (line_ + kRows - 1) / kRows;
+    rows_ = (line_ + per_line_ - 1) / per_line_;
   }
 
-  struct At {
-    int32_t pixel;  // of the block
+  struct Tile {
+    const uint8_t* x;
+    int64_t pixel;  // of y, the first to store
     int32_t skip;   // rows that the tile before has stored
   };
 
-  At operator[](int32_t tile) const {
-    const int32_t in_line = tile % per_line * rows;
-    const int32_t first = in_line < line - rows ? in_line : line - rows;
-    return {tile / per_line * line + first, in_line - first};
+  int32_t rows() const noexcept { return rows_; }
+  int32_t size() const noexcept { return per_line_ * block_.n_lines; }
+
+  Tile operator[](int32_t tile) const noexcept {
+    const int32_t line = tile / per_line_, begin = tile % per_line_ * rows_;
+    const int32_t at = begin < line_ - rows_ ? begin : line_ - rows_;
+    return {block_.x + line * block_.line_step + at * step_,
+            block_.first_pixel + int64_t{line} * line_ + begin, begin - at};
   }
+
+ private:
+  const ConvBlock& block_;
+  int64_t step_;
+  int32_t line_, per_line_, rows_;
 };
 
 struct Panel {
@@ -122,10 +131,9 @@ class Runner {
 
   void run(int64_t begin, int64_t end) noexcept {
     const int64_t panels = int64_t{call_.args->groups} * packed_.n_panels;
-    block_.windows = tiled_windows(packed_.plan, call_.scratch);
     for (int64_t unit = begin; unit < end; ++unit) {
       if (unit == begin || unit % panels == 0) {
-        open_block(call_, packed_.plan, unit / panels, call_.scratch, block_);
+        block_ = open_block(call_, packed_.plan, unit / panels, call_.scratch);
       }
       run_panel(unit % panels);
     }
@@ -137,32 +145,35 @@ class Runner {
     const GemmTile t = tiled_panel(call_, packed_, panel);
     const Panel p{t.w, t.bias, t.offsets, t.n_segments, packed_.segment_steps, packed_.plan.step};
     const Grid grid(packed_.plan, block_);
-    if (grid.rows != rows_) configure(grid.rows);
-    rows_ = grid.rows;
+    if (grid.rows() != rows_) configure(grid.rows());
+    rows_ = grid.rows();
     const bool wide = t.channels > kLanes;
-    for (int32_t i = 0; i < grid.n; i += 2) {
-      const bool two = i + 1 < grid.n;
-      const Grid::At at[2] = {grid[i], grid[two ? i + 1 : i]};
-      const uint8_t* x[2] = {block_.windows[at[0].pixel], block_.windows[at[1].pixel]};
-      if (two) {
-        wide ? multiply<2, 2>(p, x, sums_) : multiply<2, 1>(p, x, sums_);
-      } else {
-        wide ? multiply<1, 2>(p, x, sums_) : multiply<1, 1>(p, x, sums_);
+    for (int32_t i = 0; i < grid.size(); i += 2) {
+      const Grid::Tile first = grid[i];
+      if (i + 1 == grid.size()) {
+        wide ? multiply<1, 2>(p, &first.x, sums_) : multiply<1, 1>(p, &first.x, sums_);
+        store(t, first, sums_);
+        return;
       }
-      store(t, at[0], sums_);
-      if (two) store(t, at[1], sums_ + kRows * kRowSums);
+      const Grid::Tile second = grid[i + 1];
+      const uint8_t* x[2] = {first.x, second.x};
+      wide ? multiply<2, 2>(p, x, sums_) : multiply<2, 1>(p, x, sums_);
+      store(t, first, sums_);
+      store(t, second, sums_ + kRows * kRowSums);
     }
   }
 
-  void store(GemmTile t, const Grid::At& at, const int32_t* sums) noexcept {
-    const int64_t pixel = block_.first_pixel + at.pixel + at.skip;
-    t.y += pixel * t.y_pitch;
-    t.residual += pixel * t.residual_pitch;
+  void store(GemmTile t, const Grid::Tile& at, const int32_t* sums) const noexcept {
+    t.y += at.pixel * t.y_pitch;
+    if (t.residual != nullptr) t.residual += at.pixel * t.residual_pitch;
     sums += at.skip * kRowSums;
-    if (is_plain(*t.epilogue)) {
+    if (packs_bytes(*t.epilogue)) {
       store_plain(t, sums, rows_ - at.skip);
     } else {
       store_pixels<kPanelBlocks>(t, sums, rows_ - at.skip);
+    }
+    if (t.epilogue->table != nullptr) {
+      look_up({t.epilogue->table, t.y, rows_ - at.skip, t.channels, t.y_pitch});
     }
   }
 
@@ -176,6 +187,8 @@ class Runner {
 PackedConv layout(const ConvArgs& a) noexcept {
   return PackedConv::layout(a, plan_conv(a, 2 * kRows), kDepth, kPanelBlocks);
 }
+
+bool available() noexcept { return true; }
 
 bool supports(const ConvArgs& a) noexcept { return plan_fits(a, plan_conv(a, 2 * kRows)); }
 
@@ -201,7 +214,8 @@ void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
 
 }  // namespace
 
-const ConvVariant conv_32x32__amx = {"conv_32x32__amx", Isa::kAmx, supports, packed_bytes, pack,
-                                     scratch_bytes,     units,     cycles,   run};
+const ConvVariant conv_32x32__amx = {
+    "conv_32x32__amx", Isa::kAmx, available, supports, packed_bytes, pack,
+    scratch_bytes,     units,     cycles,    run};
 
 }  // namespace qtool

@@ -14,7 +14,8 @@ const ConvVariant* const kVariants[] = {
 const ConvVariant& select_conv(const ConvArgs& args, Isa isa) {
   const ConvVariant* best = &conv_any_1x1__scalar;
   for (const ConvVariant* variant : kVariants) {
-    if (variant->isa > isa || !allowed(variant->isa) || !variant->supports(args)) continue;
+    if (variant->isa > isa || !allowed(variant->isa)) continue;
+    if (!variant->available() || !variant->supports(args)) continue;
     if (variant->cycles(args) < best->cycles(args)) best = variant;
   }
   return *best;

@@ -47,6 +47,7 @@ struct ConvCall {
 struct ConvVariant {
   const char* name;  // conv_<what>_<tile>__<isa>
   Isa isa;
+  bool (*available)() noexcept;  // beyond isa, whether this machine has what it needs
   bool (*supports)(const ConvArgs&) noexcept;
   size_t (*packed_bytes)(const ConvArgs&) noexcept;
   void (*pack)(const ConvArgs&, uint8_t* packed) noexcept;  // packed is aligned to 64, all 0

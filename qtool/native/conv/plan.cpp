@@ -97,7 +97,7 @@ ConvPlan plan_conv(const ConvArgs& a, int32_t tile_pixels) noexcept {
   const int64_t line_w = int64_t{a.out_w} * a.stride_w;  // in pixels of x
   const bool lines_follow = a.out_h == 1 || line_w == a.stride_h * p.row_w;
   const bool images_follow = a.n == 1 || line_w * a.out_h == a.in_h * p.row_w;
-  p.flat = !p.copied && lines_follow && images_follow;
+  p.flat = tile_pixels > 0 && !p.copied && lines_follow && images_follow;
   p.line = p.flat ? int32_t(a.pixels()) : a.out_w;
   cut_segments(a, p);
   cut_blocks(a, tile_pixels, p);
@@ -113,33 +113,31 @@ bool plan_fits(const ConvArgs& a, const ConvPlan& p) noexcept {
          a.pixels() < INT32_MAX;
 }
 
-void open_block(const ConvCall& call, const ConvPlan& p, int64_t index, uint8_t* copy,
-                ConvBlock& block) noexcept {
+ConvBlock open_block(const ConvCall& call, const ConvPlan& p, int64_t index,
+                     uint8_t* copy) noexcept {
   const ConvArgs& a = *call.args;
+  ConvBlock block{};
   if (p.flat) {
     block.first_pixel = index * p.block_lines;
     block.n_pixels = int32_t(std::min<int64_t>(p.block_lines, a.pixels() - block.first_pixel));
     block.n_lines = 1;
-    const uint8_t* x = call.x + block.first_pixel * p.step;
-    for (int32_t i = 0; i < block.n_pixels; ++i) block.windows[i] = x + i * p.step;
-    return;
+    block.x = call.x + block.first_pixel * p.step;
+    return block;
   }
   const int64_t per_image = ceil_div(a.out_h, p.block_lines);
   const int64_t image = index / per_image, line = index % per_image * p.block_lines;
   block.first_pixel = (image * a.out_h + line) * a.out_w;
   block.n_lines = int32_t(std::min<int64_t>(p.block_lines, a.out_h - line));
   block.n_pixels = block.n_lines * p.line;
+  block.line_step = a.stride_h * block_row_bytes(p);
   const int64_t top = line * a.stride_h - a.pad_top;
-  const uint8_t* x = copy;
   if (p.copied) {
     copy_rows(call, p, image, top, rows_read(a, p, block.n_lines), copy);
+    block.x = copy;
   } else {
-    x = call.x + (image * a.in_h + top) * block_row_bytes(p);
+    block.x = call.x + (image * a.in_h + top) * block_row_bytes(p);
   }
-  const uint8_t** window = block.windows;
-  for (int32_t i = 0; i < block.n_lines; ++i, x += a.stride_h * block_row_bytes(p)) {
-    for (int32_t j = 0; j < p.line; ++j) *window++ = x + j * p.step;
-  }
+  return block;
 }
 
 }  // namespace qtool

@@ -32,21 +32,23 @@ constexpr int64_t kBlockBytes = 256 << 10;  // of input that a block reads: half
 constexpr size_t kOverread = 64;            // bytes that kernels may read beyond a window, unused
 constexpr size_t kMostCopyBytes = 64 << 20;
 
-// Blocks are multiples of tile_pixels where they can be.
+// Flat blocks are multiples of tile_pixels; 0 keeps lines apart.
 ConvPlan plan_conv(const ConvArgs& args, int32_t tile_pixels) noexcept;
 
 // Whether the kernels' 32-bit offsets hold, and scratch memory stays within reason.
 bool plan_fits(const ConvArgs& args, const ConvPlan& plan) noexcept;
 
-// Pixels of a block: where each one's window begins, for the first group.
+// A block of pixels. The window of pixel i of line j begins at x + j * line_step + i * step, for
+// the first group.
 struct ConvBlock {
   int64_t first_pixel;
-  int32_t n_pixels, n_lines;
-  const uint8_t** windows;  // (block_pixels,), the caller's memory
+  int32_t n_pixels, n_lines;  // a flat block is one line
+  const uint8_t* x;
+  int64_t line_step;
 };
 
-// Fills `block.windows`; copies what block needs to `copy` if the plan says so.
-void open_block(const ConvCall& call, const ConvPlan& plan, int64_t index, uint8_t* copy,
-                ConvBlock& block) noexcept;
+// Copies what the block needs to `copy` if the plan says so.
+ConvBlock open_block(const ConvCall& call, const ConvPlan& plan, int64_t index,
+                     uint8_t* copy) noexcept;
 
 }  // namespace qtool

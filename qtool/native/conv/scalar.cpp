@@ -6,6 +6,8 @@
 namespace qtool {
 namespace {
 
+bool available() noexcept { return true; }
+
 bool supports(const ConvArgs&) noexcept { return true; }
 
 size_t packed_bytes(const ConvArgs& a) noexcept { return size_t(a.out_c) * size_t(a.depth()); }
@@ -67,7 +69,7 @@ void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
 }  // namespace
 
 const ConvVariant conv_any_1x1__scalar = {
-    "conv_any_1x1__scalar", Isa::kScalar, supports, packed_bytes, pack,
-    scratch_bytes,          units,        cycles,   run};
+    "conv_any_1x1__scalar", Isa::kScalar, available, supports, packed_bytes, pack,
+    scratch_bytes,          units,        cycles,    run};
 
 }  // namespace qtool

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "lookup/lookup.h"
+
 namespace qtool {
 namespace {
 
 // The tiles of one block and one panel: as few as possible, of sizes as equal as possible.
 void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& block,
-               int64_t panel, const GemmTileKernels& kernels) noexcept {
+               const uint8_t* const* windows, int64_t panel,
+               const GemmTileKernels& kernels) noexcept {
   const GemmTile all = tiled_panel(call, packed, panel);
   const int nr = (all.channels + kLanes - 1) / kLanes, most = kernels.rows[nr - 1];
   const int n_tiles = (block.n_pixels + most - 1) / most;
@@ -16,10 +19,13 @@ void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& 
   for (int i = 0; i < n_tiles; ++i) {
     const int mr = (block.n_pixels - at + n_tiles - i - 1) / (n_tiles - i);
     const int64_t pixel = block.first_pixel + at;
-    t.x = block.windows + at;
+    t.x = windows + at;
     t.y = all.y + pixel * t.y_pitch;
     if (all.residual != nullptr) t.residual = all.residual + pixel * t.residual_pitch;
     kernels.kernels[nr - 1][mr - 1](t);
+    if (t.epilogue->table != nullptr) {
+      look_up({t.epilogue->table, t.y, mr, t.channels, t.y_pitch});
+    }
     at += mr;
   }
 }
@@ -28,14 +34,18 @@ size_t windows_at(const ConvPlan& plan) noexcept {
   return (plan.copy_bytes + kOverread + 63) / 64 * 64;
 }
 
+void list_windows(const ConvPlan& plan, const ConvBlock& block, const uint8_t** windows) noexcept {
+  const int32_t line = block.n_pixels / block.n_lines;
+  for (int32_t j = 0; j < block.n_lines; ++j) {
+    const uint8_t* x = block.x + j * block.line_step;
+    for (int32_t i = 0; i < line; ++i) *windows++ = x + i * plan.step;
+  }
+}
+
 }  // namespace
 
 size_t tiled_scratch_bytes(const ConvPlan& plan) noexcept {
   return windows_at(plan) + size_t(plan.block_pixels()) * sizeof(void*);
-}
-
-const uint8_t** tiled_windows(const ConvPlan& plan, uint8_t* scratch) noexcept {
-  return reinterpret_cast<const uint8_t**>(scratch + windows_at(plan));
 }
 
 GemmTile tiled_panel(const ConvCall& call, const PackedConv& packed, int64_t panel) noexcept {
@@ -65,13 +75,14 @@ void run_tiled(const ConvCall& call, int64_t begin, int64_t end,
                const GemmTileKernels& kernels) noexcept {
   const auto& packed = *reinterpret_cast<const PackedConv*>(call.packed);
   const int64_t panels = int64_t{call.args->groups} * packed.n_panels;
+  auto** windows = reinterpret_cast<const uint8_t**>(call.scratch + windows_at(packed.plan));
   ConvBlock block{};
-  block.windows = tiled_windows(packed.plan, call.scratch);
   for (int64_t unit = begin; unit < end; ++unit) {
     if (unit == begin || unit % panels == 0) {
-      open_block(call, packed.plan, unit / panels, call.scratch, block);
+      block = open_block(call, packed.plan, unit / panels, call.scratch);
+      list_windows(packed.plan, block, windows);
     }
-    run_panel(call, packed, block, unit % panels, kernels);
+    run_panel(call, packed, block, windows, unit % panels, kernels);
   }
 }
 

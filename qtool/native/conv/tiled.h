@@ -7,9 +7,6 @@ namespace qtool {
 
 size_t tiled_scratch_bytes(const ConvPlan& plan) noexcept;
 
-// Where in the scratch memory a block's windows go; its copy is at the beginning.
-const uint8_t** tiled_windows(const ConvPlan& plan, uint8_t* scratch) noexcept;
-
 // What all tiles of a panel share. y and residual are those of pixel 0, residual null when absent.
 GemmTile tiled_panel(const ConvCall& call, const PackedConv& packed, int64_t panel) noexcept;
 

@@ -19,15 +19,14 @@ bool has_avx512vnni() noexcept {
 #endif
 }
 
-template <const GemmTileKernels& kernels, const Costs& costs, bool (*available)() noexcept,
-          int blocks>
+template <const GemmTileKernels& kernels, const Costs& costs, int blocks>
 struct Tiled {
   static PackedConv layout(const ConvArgs& a) noexcept {
     return PackedConv::layout(a, plan_conv(a, kernels.rows[blocks - 1]), 4, blocks);
   }
 
   static bool supports(const ConvArgs& a) noexcept {
-    return available() && plan_fits(a, plan_conv(a, kernels.rows[blocks - 1]));
+    return plan_fits(a, plan_conv(a, kernels.rows[blocks - 1]));
   }
 
   static size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
@@ -60,16 +59,17 @@ struct Tiled {
 
 }  // namespace
 
-#define QTOOL_TILED(identifier, isa, kernels, costs, available, blocks)                    \
-  const ConvVariant identifier = {#identifier,                                             \
-                                  isa,                                                     \
-                                  Tiled<kernels, costs, available, blocks>::supports,      \
-                                  Tiled<kernels, costs, available, blocks>::packed_bytes,  \
-                                  Tiled<kernels, costs, available, blocks>::pack,          \
-                                  Tiled<kernels, costs, available, blocks>::scratch_bytes, \
-                                  Tiled<kernels, costs, available, blocks>::units,         \
-                                  Tiled<kernels, costs, available, blocks>::cycles,        \
-                                  Tiled<kernels, costs, available, blocks>::run};
+#define QTOOL_TILED(identifier, isa, kernels, costs, available, blocks)         \
+  const ConvVariant identifier = {#identifier,                                  \
+                                  isa,                                          \
+                                  available,                                    \
+                                  Tiled<kernels, costs, blocks>::supports,      \
+                                  Tiled<kernels, costs, blocks>::packed_bytes,  \
+                                  Tiled<kernels, costs, blocks>::pack,          \
+                                  Tiled<kernels, costs, blocks>::scratch_bytes, \
+                                  Tiled<kernels, costs, blocks>::units,         \
+                                  Tiled<kernels, costs, blocks>::cycles,        \
+                                  Tiled<kernels, costs, blocks>::run};
 
 #if defined(__x86_64__)
 constexpr Costs kVnniCosts = {{0.75, 1.2, 1.7, 2.1}, {10, 14, 18, 22}, 40};

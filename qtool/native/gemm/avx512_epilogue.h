@@ -69,10 +69,6 @@ static inline __mmask16 block_mask(int32_t channels, int block) {
   return left >= kLanes ? __mmask16(0xffff) : left <= 0 ? __mmask16(0) : __mmask16((1 << left) - 1);
 }
 
-static inline void look_up(const uint8_t* table, uint8_t* y, int32_t n) {
-  for (int32_t i = 0; i < n; ++i) y[i] = table[y[i]];
-}
-
 template <int nr>
 [[gnu::always_inline]] static inline void store_bytes(const GemmTile& t, const VectorEpilogue& v,
                                                       const __m512i* q, uint8_t* y) {
@@ -111,7 +107,6 @@ static inline void store_pixel(const GemmTile& t, const VectorEpilogue& v, const
   }
   if (e.float_output) return;
   store_bytes<nr>(t, v, q, y);
-  if (e.table != nullptr) look_up(e.table, y, t.channels);
 }
 
 // n_pixels of nr * 16 accumulators.
@@ -121,9 +116,8 @@ template <int nr>
   for (int i = 0; i < n_pixels; ++i) store_pixel<nr>(t, v, acc + i * nr * kLanes, i);
 }
 
-static inline bool is_plain(const Epilogue& e) {
-  return !e.float_output && !e.has_residual && e.table == nullptr;
-}
+// Whether bytes are all that comes of accumulators; a table is looked up afterwards.
+static inline bool packs_bytes(const Epilogue& e) { return !e.float_output && !e.has_residual; }
 
 }  // namespace
 }  // namespace qtool

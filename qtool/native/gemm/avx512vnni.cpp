@@ -37,7 +37,7 @@ void tile(const GemmTile& t) noexcept {
       }
     }
   }
-  if (!is_plain(*t.epilogue)) {
+  if (!packs_bytes(*t.epilogue)) {
     alignas(64) int32_t sums[mr * nr * kLanes];
 #pragma GCC unroll 14
     for (int i = 0; i < mr; ++i) {

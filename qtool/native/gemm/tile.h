@@ -1,5 +1,5 @@
 // y[i][o] = epilogue(bias[o] + sum over k of x[i][k] * w[k][o]) for a tile of mr pixels and nr * 16
-// channels, whose accumulators stay in registers.
+// channels, whose accumulators stay in registers. All of the epilogue but its table.
 //
 // x[i] is given by where the window of pixel i begins and by segments at offsets from there. w is
 // packed as [k / 4][channels of the panel / 16][16][4], so that 64 bytes hold 16 channels of 4
