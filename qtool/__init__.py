@@ -19,6 +19,7 @@ _PUBLIC = {
     "inspect": "qtool.stages.inspect",
     "merge": "qtool.stages.merge",
     "quantize": "qtool.stages.quantize",
+    "run": "qtool.stages.run",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

@@ -25,7 +25,8 @@ from qtool.cli import options
 @click.option("--confident", is_flag=True,
               help="Fail only if the drop is beyond --max-drop with 95 % confidence.")  # fmt: skip
 @click.option("--runtime", default="onnxruntime", show_default=True, metavar="NAME",
-              help="What runs the models.")  # fmt: skip
+              help="What runs the model: onnxruntime or native; the reference runs in "
+              "onnxruntime.")  # fmt: skip
 @options.threads_option
 @options.json_option
 @options.verbosity_options

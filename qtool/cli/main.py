@@ -20,6 +20,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "merge": "Join the statistics of shards.",
     "quantize": "Quantize weights and activations to integers.",
     "evaluate": "Measure accuracy on labelled data, against a reference.",
+    "run": "Run a model on samples; write its outputs or print the best classes.",
     "inspect": "Show what is in a model.",
 }
 

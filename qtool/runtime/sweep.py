@@ -9,7 +9,8 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from qtool.errors import QtoolError
-from qtool.runtime.ort import Array, Feeds, OrtSession
+from qtool.runtime import Runner
+from qtool.runtime.ort import Array, Feeds
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ See = Callable[[Sample, Mapping[str, Array]], None]
 
 
 def sweep(
-    session: OrtSession,
+    session: Runner,
     samples: Iterable[Callable[[], Sample]],
     see: See,
     *,

@@ -150,8 +150,8 @@ def score(task: Task, sample: Sample, outputs: Outputs, reference: Outputs | Non
             _score(
                 task,
                 sample,
-                _rows_of(outputs[name], sample),
-                None if reference is None else _rows_of(reference[other], sample),
+                rows_of(outputs[name], sample),
+                None if reference is None else rows_of(reference[other], sample),
             )
             for name, other in task.outputs.items()
         ]
@@ -178,7 +178,7 @@ def _score(task: Task, sample: Sample, output: Array, reference: Array | None) -
 def _against(task: Task, sample: Sample, output: Array) -> Array:
     """Return the rows of an output against labels or input."""
     if task.target == INPUT:
-        fed = _rows_of(_fed(sample, output), sample)
+        fed = rows_of(_fed(sample, output), sample)
         if task.name != "auc":
             return task.metric.rows(output, fed)
         errors = mse.rows(output, fed)  # the reconstruction error is the score
@@ -199,7 +199,7 @@ def _fed(sample: Sample, output: Array) -> Array:
     )
 
 
-def _rows_of(values: Array, sample: Sample) -> Array:
+def rows_of(values: Array, sample: Sample) -> Array:
     """Return the true samples' part of values, with an axis for samples in front."""
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise DataError("an output is not an array of numbers; choose another with --output-name")

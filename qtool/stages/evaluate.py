@@ -15,14 +15,14 @@ from qtool.errors import DataError, UsageError
 from qtool.metrics import LABELS, REFERENCE, label_problem
 from qtool.model import Json, Model, TensorSpec
 from qtool.registry import lookup
-from qtool.runtime.ort import OrtSession
+from qtool.runtime import RUNTIMES, Runner
 from qtool.runtime.sweep import sweep
 from qtool.stages._evaluation import Report, gate, make_report
 from qtool.stages._scoring import Scores, Task, choose_task, find_metric, score, wants_labels
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 log = logging.getLogger("qtool")
-RUNTIMES = {"onnxruntime": OrtSession}
+REFERENCE_RUNTIME = "onnxruntime"
 
 
 def untracked(items: Iterable[Any], label: str, total: int | None) -> Iterable[Any]:
@@ -52,7 +52,8 @@ def evaluate(
     other labels, and without labels agreement with the reference (sqnr if outputs are no
     classes). target is what outputs are compared with: labels, input or reference. max_drop is
     the budget that passed tells about; confident exceeds it only where the whole 95 % interval
-    does. The result does not depend on threads.
+    does. runtime, of RUNTIMES, runs the model; the reference runs in onnxruntime. The result does
+    not depend on threads.
 
     Raises:
         UsageError: the options do not go together, or with the data.
@@ -60,7 +61,9 @@ def evaluate(
     """
     start, session_of = time.perf_counter(), lookup(RUNTIMES, runtime, "runtime")
     check_gate(reference is not None, max_drop, confident)
-    sessions = [session_of(m, threads=1) for m in (model, reference) if m is not None]
+    sessions = [session_of(model, threads=1)]
+    if reference is not None:
+        sessions.append(RUNTIMES[REFERENCE_RUNTIME](reference, threads=1))
     task = _look(data, sessions, metric, target, output)
     if max_drop is not None:
         check_droppable(task)
@@ -70,7 +73,7 @@ def evaluate(
         other = sessions[1].run(sample.feeds) if reference is not None else None
         found[sample.index] = score(task, sample, outputs, other)
 
-    loads, total = _loads(data)
+    loads, total = loads_of(data)
     threads = threads or available_cores()
     sweep(sessions[0], progress(loads, "evaluating", total), see, threads=threads)
     report = make_report(task, [found[i] for i in sorted(found)], runtime)
@@ -156,7 +159,7 @@ def check_droppable(task: Task) -> None:
 
 def _look(
     data: Samples,
-    sessions: Sequence[OrtSession],
+    sessions: Sequence[Runner],
     metric: str | None,
     target: str | None,
     output: str | None,
@@ -177,7 +180,7 @@ def _look(
     return task
 
 
-def _loads(data: Samples) -> tuple[Iterator[Callable[[], Sample]], int | None]:
+def loads_of(data: Samples) -> tuple[Iterator[Callable[[], Sample]], int | None]:
     """Return functions that load the samples, and how many they are when known."""
     if data.n is None:
         return (partial(_same, sample) for sample in data), None

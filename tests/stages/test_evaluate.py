@@ -12,6 +12,7 @@ from qtool import formats
 from qtool.data import open_samples
 from qtool.errors import DataError, UsageError
 from qtool.stages.evaluate import evaluate, samples_for
+from qtool.stages.quantize import quantize
 
 N, CLASSES = 200, 4
 
@@ -204,7 +205,7 @@ def test_nan_outputs_are_misses_and_warned_of(tmp_path, data, caplog, monkeypatc
         ({"metric": "top2"}, "no metric named 'top2'"),
         ({"metric": "top1", "target": "input"}, "only labels"),
         ({"metric": "cosine"}, "cosine needs --reference"),
-        ({"runtime": "native"}, "no runtime named 'native'"),
+        ({"runtime": "nativ"}, "no runtime named 'nativ'"),
         ({"output": "z"}, "no output named 'z'"),
     ],
 )
@@ -257,6 +258,19 @@ def test_the_models_preprocessing_is_the_default(tmp_path, right, data):
     samples = samples_for(right, replace(right, preprocess=carried), data=data)
 
     assert samples.preprocess == carried
+
+
+def test_the_native_runtime_measures_the_same(right, worse, data):
+    worse = quantize(worse, data=open_samples(data, worse.inputs()), check=False)
+
+    usual, native = (
+        measure(worse, data, right, runtime=r).to_json() for r in ("onnxruntime", "native")
+    )
+
+    assert native.pop("runtime") == "native"
+    assert {key: usual[key] for key in native if key != "seconds"} == {
+        key: value for key, value in native.items() if key != "seconds"
+    }
 
 
 def test_samples_opened_by_hand_will_do(right, data):
