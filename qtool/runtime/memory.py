@@ -10,9 +10,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from qtool.model import Model
+from qtool.runtime.ort import INLINE_BYTES
 from qtool.shapes import shapes, size, tensor_bytes
 
 FLOAT_BYTES = 4
+SESSION_BYTES = 30 << 20  # of a session without weights, measured with onnxruntime 1.31
+COPIES = 5  # of the weights at the worst moment of loading: protobufs, tensors, packed tensors
+LARGE_COPIES = 2  # the same where the weights go through a file
 
 
 def resident_bytes() -> int:
@@ -31,11 +35,11 @@ def resident_bytes() -> int:
 def session_bytes(model: Model, outputs: Iterable[str], threads: int) -> int:
     """Return about what an OrtSession takes that runs in threads and returns these outputs.
 
-    Weights are there twice while the session is made, or are packed for its kernels later;
-    outputs live until a run ends. Tensors whose shape is not known count as nothing.
+    Outputs live until a run ends. Tensors whose shape is not known count as nothing.
     """
     weights = [value.const_value for value in model.graph.initializers.values()]
     fixed = sum(tensor_bytes(w) for w in weights if w is not None and w.dtype != ir.DataType.STRING)
     known = shapes(model)
     alive = sum(FLOAT_BYTES * (size(known.get(name)) or 0) for name in outputs)
-    return 2 * fixed + threads * alive
+    copies = COPIES if fixed <= INLINE_BYTES else LARGE_COPIES
+    return SESSION_BYTES + copies * fixed + threads * alive

@@ -58,8 +58,9 @@ def plan_passes(
 
 def _bytes(layers: Sequence[Layer], threads: int, base_bytes: int) -> int:
     states = {layer.what: layer.state_bytes for layer in layers}
-    scratch = max(layer.scratch_bytes for layer in layers)
-    return base_bytes + sum(states.values()) + threads * scratch
+    scratch = threads * max(layer.scratch_bytes for layer in layers)
+    copied = max(states.values())  # when it is finished, and nothing is running any more
+    return base_bytes + sum(states.values()) + max(scratch, copied)
 
 
 def megabytes(n_bytes: int) -> str:
