@@ -58,9 +58,9 @@ def plan_passes(
 
 def _bytes(layers: Sequence[Layer], threads: int, base_bytes: int) -> int:
     states = {layer.what: layer.state_bytes for layer in layers}
-    scratch = threads * max(layer.scratch_bytes for layer in layers)
-    copied = max(states.values())  # when it is finished, and nothing is running any more
-    return base_bytes + sum(states.values()) + max(scratch, copied)
+    scratch = threads * max(layer.scratch_bytes for layer in layers)  # kept by the allocator
+    copied = max(states.values())  # when a matrix is finished
+    return base_bytes + sum(states.values()) + scratch + copied
 
 
 def megabytes(n_bytes: int) -> str:
