@@ -2,16 +2,12 @@
 //
 //   float output:  y = float32(acc) * scale[o] (+ float_bias[o])
 //   uint8 output:  q = clamp(round(float32(acc) * scale[o]) + y_zero_point, y_min, y_max)
-//     or, with a float bias, as MatMul, Add and QuantizeLinear have it:
-//                  q = clamp(round((float32(acc) * scale[o] + float_bias[o]) / y_scale) +
-//                            y_zero_point, y_min, y_max)
 //     and then     y = q,
 //     or           y = table[q],
 //     or           y = clamp(round((q - y_zero_point) * y_ratio + (r - residual_zero_point) *
 //                                  residual_ratio) + sum_zero_point, sum_min, sum_max)
 //
-// All products, sums and quotients are single float32 operations; round is to the nearest, ties to
-// even.
+// All products and sums are single float32 operations; round is to the nearest, ties to even.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +20,8 @@ constexpr int kChannelPad = 64;  // bias, scale and float_bias have zeros up to 
 
 struct Epilogue {
   const int32_t* bias;
-  const float* scale;       // x_scale * w_scale[o], / y_scale unless floats come of it
-  const float* float_bias;  // or null
-  float y_scale;            // what the sum with float_bias is divided by
+  const float* scale;       // x_scale * w_scale[o] / y_scale; of a float output without y_scale
+  const float* float_bias;  // of a float output, or null
   int32_t y_zero_point, y_min, y_max;
   const uint8_t* table;  // (256,) or null
 
@@ -50,8 +45,7 @@ static inline float finish_float(const Epilogue& e, int32_t acc, int32_t o) {
 }
 
 static inline uint8_t finish(const Epilogue& e, int32_t acc, int32_t o, uint8_t residual) {
-  const float y = finish_float(e, acc, o), steps = e.float_bias == nullptr ? y : y / e.y_scale;
-  const int32_t q = saturate(steps, e.y_zero_point, e.y_min, e.y_max);
+  const int32_t q = saturate(float(acc) * e.scale[o], e.y_zero_point, e.y_min, e.y_max);
   if (e.table != nullptr) return e.table[q];
   if (!e.has_residual) return uint8_t(q);
   const float own = float(q - e.y_zero_point) * e.y_ratio;

@@ -6,7 +6,7 @@
 // outputs  y uint8 or float32 (N, P, Q, O) or (rows, O)
 // ints     stride h w, dilation h w, pads top left bottom right, groups, x zero point,
 //          y zero point, min, max, residual zero point, sum zero point, min, max
-// floats   y ratio, residual ratio, y scale (used with a float bias)
+// floats   y ratio, residual ratio
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -96,7 +96,7 @@ void read_quantization(const OpView& op, ConvArgs& a) {
   e.has_residual = op.has_input(kResidual);
   op.require(!e.float_output || !(e.has_residual || op.has_input(kTable)),
              "a float output has no table and no residual");
-  e.y_scale = op.has_input(kFloatBias) ? op.positive(2) : 0;
+  op.require(e.float_output || !op.has_input(kFloatBias), "an integer output has a float bias");
   op.require(!(e.has_residual && op.has_input(kTable)), "a table and a residual");
   if (!e.has_residual) return;
   const Tensor& residual = op.input(kResidual);
@@ -203,7 +203,7 @@ class Conv final : public Op {
 }  // namespace
 
 std::unique_ptr<Op> make_conv(const OpView& op) {
-  op.counts(7, 1, kInts, 3);
+  op.counts(7, 1, kInts, 2);
   return std::make_unique<Conv>(op);
 }
 

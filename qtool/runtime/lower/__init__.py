@@ -20,6 +20,8 @@ from qtool.runtime.lower import (
     quantization,
 )
 from qtool.runtime.lower.fold import evaluate
+from qtool.runtime.lower.fuse import fuse
+from qtool.runtime.lower.relocate import relocate
 from qtool.runtime.lower.state import Lowering, Unreached
 from qtool.runtime.lower.values import Dequantized, Held, Known, Value
 from qtool.runtime.program import Array, Buffer, Program, Tensor
@@ -80,7 +82,8 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
         listed = "; ".join(refused)
         raise UnsupportedError(f"the native runtime cannot run {len(refused)} nodes: {listed}")
     outputs = finish.outputs(lowering, model.graph.outputs)
-    ops = finish.needed(lowering.ops)
+    ops = finish.needed(fuse(finish.needed(lowering.ops)))
+    ops = relocate(ops)
     return Program(ops, inputs, outputs, arena.plan(ops))
 
 

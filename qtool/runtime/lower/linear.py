@@ -128,7 +128,7 @@ def _emit(
     ]
     ints = (*geometry, x.zero_point, *quantization, 0, 0, 0, 255)
     macs = y.size * (weight.integers.size // len(bias))
-    lowering.emit("Conv", [*inputs, None, None, None], [y], ints, [0, 0, 0], macs=macs)
+    lowering.emit("Conv", [*inputs, None, None, None], [y], ints, [0, 0], macs=macs)
 
 
 def in_arena(lowering: Lowering, x: Tensor) -> Tensor:
