@@ -20,6 +20,7 @@ _PUBLIC = {
     "merge": "qtool.stages.merge",
     "quantize": "qtool.stages.quantize",
     "run": "qtool.stages.run",
+    "verify": "qtool.stages.verify",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,7 +13,7 @@ import click
 
 from qtool import __version__
 from qtool.cli import INTERRUPTED
-from qtool.errors import QtoolError
+from qtool.errors import QtoolError, UsageError
 
 COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "freeze": "Turn a training or checkpoint graph into an inference graph.",
@@ -21,6 +22,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "quantize": "Quantize weights and activations to integers.",
     "evaluate": "Measure accuracy on labelled data, against a reference.",
     "run": "Run a model on samples; write its outputs or print the best classes.",
+    "verify": "Compare the native runtime with onnxruntime, layer by layer.",
     "inspect": "Show what is in a model.",
 }
 
@@ -70,6 +72,7 @@ class Commands(click.Group):
         typed = list(sys.argv[1:] if args is None else args)
         self._main_shell_completion(extra, prog_name)
         try:
+            check_typed(typed)
             with self.make_context(prog_name, typed, **extra) as ctx:
                 self.invoke(ctx)
             if sys.stdout is not None:  # closed, as by >&-
@@ -110,6 +113,14 @@ def qtool() -> None:
     """
 
 
+def check_typed(typed: Sequence[str]) -> None:
+    """Fail where a value is empty: it is a shell variable that nobody set."""
+    for before, word in zip(["qtool", *typed], typed, strict=False):
+        if not word or re.fullmatch("--[a-z-]+=", word):
+            place = word.rstrip("=") or before
+            raise UsageError(f"what follows {place} is empty; is a shell variable not set?")
+
+
 def fail(message: str, code: int) -> int:
     """Print the message as one line on stderr and return the exit code."""
     click.echo(f"error: {' '.join(message.split())}", err=True)
@@ -118,7 +129,8 @@ def fail(message: str, code: int) -> int:
 
 def advice(error: click.ClickException) -> str:
     """Return what click found wrong with what was typed, and where to read on."""
-    message = error.format_message()
+    message = error.format_message().replace("is not a valid integer", "is not a whole number")
+    message = message.replace("a valid float", "a number").replace("number range", "number")
     context = getattr(error, "ctx", None)
     next_step = f"; see {context.command_path} --help" if context else ""
     return message[:1].lower() + message[1:].rstrip(".") + next_step
