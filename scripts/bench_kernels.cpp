@@ -69,11 +69,12 @@ struct Case {
     for (size_t i = 0; i < x.size(); ++i) x.data()[i] = uint8_t(random());
     y = Memory(size_t(a.pixels()) * size_t(a.out_c));
     w.resize(size_t(a.out_c) * size_t(a.depth()));
-    for (int8_t& v : w) v = int8_t(int(random() % 255) - 127);
+    std::normal_distribution<float> normal(0, 34);  // as in real networks: the largest are 127
+    for (int8_t& v : w) v = int8_t(std::clamp(std::lround(normal(random)), -127L, 127L));
     bias.resize(size_t(a.out_c) + kChannelPad);
     scale.resize(size_t(a.out_c) + kChannelPad);
     for (int32_t& v : bias) v = int32_t(random() % 20000) - 10000;
-    for (float& v : scale) v = 64.0f / (127 * 128 * std::sqrt(float(a.depth())));
+    for (float& v : scale) v = 64.0f / (34 * 74 * std::sqrt(float(a.depth())));
     a.w = w.data();
     a.epilogue = {};
     a.epilogue.bias = bias.data(), a.epilogue.scale = scale.data();

@@ -16,7 +16,8 @@
 namespace qtool {
 namespace {
 
-constexpr Isa kAll[] = {Isa::kScalar, Isa::kNeon, Isa::kAvx2, Isa::kAvx512, Isa::kAmx};
+constexpr Isa kAll[] = {Isa::kScalar,  Isa::kNeon,   Isa::kAvx2,
+                        Isa::kAvxVnni, Isa::kAvx512, Isa::kAmx};
 
 Isa cap() {
   const char* name = std::getenv("QTOOL_ISA");
@@ -24,6 +25,11 @@ Isa cap() {
 }
 
 #if defined(__x86_64__)
+bool has_avxvnni() noexcept {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) == 1;
+}
+
 bool has_amx_int8() noexcept {
   unsigned a = 0, b = 0, c = 0, d = 0;  // leaf 7: bit 24 of edx is AMX-TILE, bit 25 AMX-INT8
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 24 & 3) == 3 &&
@@ -51,6 +57,8 @@ const char* isa_name(Isa isa) noexcept {
       return "neon";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAmx:
@@ -65,6 +73,7 @@ bool supports(Isa isa) noexcept {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("bmi2");
   }
+  if (isa == Isa::kAvxVnni) return supports(Isa::kAvx2) && has_avxvnni();
   if (isa == Isa::kAmx) {
     static const bool permitted = has_amx_int8() && permit_tiles();
     return permitted;
@@ -86,7 +95,7 @@ Isa isa_named(const char* name) {
     if (same_name(name, isa_name(isa))) return isa;
   }
   throw std::invalid_argument(std::string("QTOOL_ISA or isa is '") + name +
-                              "'; it may be scalar, neon, avx2, avx512 or amx");
+                              "'; it may be scalar, neon, avx2, avxvnni, avx512 or amx");
 }
 
 bool allowed(Isa isa) { return isa <= cap() && supports(isa); }

@@ -3,14 +3,15 @@
 
 namespace qtool {
 
-enum class Isa { kScalar, kNeon, kAvx2, kAvx512, kAmx };
+enum class Isa { kScalar, kNeon, kAvx2, kAvxVnni, kAvx512, kAmx };
 
-// The lower-case name that QTOOL_ISA and Python use: "scalar", "neon", "avx2", "avx512", "amx".
+// The lower-case name that QTOOL_ISA and Python use: "scalar", "neon", "avx2", "avxvnni", "avx512",
+// "amx".
 const char* isa_name(Isa isa) noexcept;
 
-// Whether the processor and the operating system can run it. kAvx512 means F, BW, DQ and VL;
-// kAvx2 includes FMA and BMI2; kAmx means int8 tiles and kAvx512, and asking for it the first time
-// asks the operating system for them.
+// Whether the processor and the operating system can run it. kAvx2 includes FMA and BMI2; kAvxVnni
+// is kAvx2 and the 256-bit vpdpbusd; kAvx512 means F, BW, DQ and VL; kAmx means int8 tiles, with
+// kAvx512 and its vpdpbusd, and asking about it asks the operating system for them.
 bool supports(Isa isa) noexcept;
 
 // The instruction set of that name, the highest one for "". Throws std::invalid_argument.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "conv/pairs.h"
 #include "lookup/lookup.h"
 
 namespace qtool {
@@ -42,6 +43,15 @@ void list_windows(const ConvPlan& plan, const ConvBlock& block, const uint8_t** 
   }
 }
 
+void add_extra(const PackedConv& packed, int64_t panel, GemmTile& t) noexcept {
+  const uint8_t* base = packed.base();
+  const auto& extra = reinterpret_cast<const PanelExtra*>(base + packed.extra_at)[panel];
+  t.n_extra = extra.n;
+  t.extra_offsets = reinterpret_cast<const int32_t*>(base + packed.extra_offsets_at) + extra.first;
+  t.extra_w = reinterpret_cast<const int8_t*>(base + packed.extra_weights_at) +
+              int64_t{extra.first} * kLanes * 4;
+}
+
 }  // namespace
 
 size_t tiled_scratch_bytes(const ConvPlan& plan) noexcept {
@@ -59,6 +69,7 @@ GemmTile tiled_panel(const ConvCall& call, const PackedConv& packed, int64_t pan
   t.n_segments = packed.plan.n_segments;
   t.quads = packed.segment_steps * packed.depth_step / 4;
   t.w = packed.weights(panel);
+  if (packed.extra_at != 0) add_extra(packed, panel, t);
   t.bias = constants;
   t.scale = reinterpret_cast<const float*>(constants + kPanelChannels);
   t.float_bias = a.epilogue.float_bias == nullptr ? nullptr : t.scale + kPanelChannels;

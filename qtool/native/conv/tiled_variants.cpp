@@ -1,5 +1,7 @@
 // The variants that are register tiles, one for each width of a panel.
+#include "conv/pairs.h"
 #include "conv/tiled.h"
+#include "runtime/memory.h"
 
 namespace qtool {
 namespace {
@@ -11,13 +13,11 @@ struct Costs {
   double tile;                // starting a tile
 };
 
-bool has_avx512vnni() noexcept {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512vnni");
-#else
-  return false;
+bool has_avx512vnni() noexcept { return __builtin_cpu_supports("avx512vnni"); }
 #endif
-}
+
+bool always() noexcept { return true; }
 
 template <const GemmTileKernels& kernels, const Costs& costs, int blocks>
 struct Tiled {
@@ -29,9 +29,19 @@ struct Tiled {
     return plan_fits(a, plan_conv(a, kernels.rows[blocks - 1]));
   }
 
-  static size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
+  static size_t packed_bytes(const ConvArgs& a) noexcept {
+    const PackedConv l = layout(a);
+    if (!kernels.adds_pairs) return l.bytes;
+    const Memory trial(l.bytes);
+    pack_conv(a, l, trial.data());
+    const auto& packed = *reinterpret_cast<const PackedConv*>(trial.data());
+    return l.bytes + extra_bytes(a, packed, count_extra(a, packed));
+  }
 
-  static void pack(const ConvArgs& a, uint8_t* packed) noexcept { pack_conv(a, layout(a), packed); }
+  static void pack(const ConvArgs& a, uint8_t* packed) noexcept {
+    pack_conv(a, layout(a), packed);
+    if (kernels.adds_pairs) split_pairs(a, *reinterpret_cast<PackedConv*>(packed));
+  }
 
   static size_t scratch_bytes(const ConvArgs& a) noexcept {
     return tiled_scratch_bytes(layout(a).plan);
@@ -57,26 +67,35 @@ struct Tiled {
   }
 };
 
-}  // namespace
-
-#define QTOOL_TILED(identifier, isa, kernels, costs, available, blocks)         \
-  const ConvVariant identifier = {#identifier,                                  \
-                                  isa,                                          \
-                                  available,                                    \
-                                  Tiled<kernels, costs, blocks>::supports,      \
-                                  Tiled<kernels, costs, blocks>::packed_bytes,  \
-                                  Tiled<kernels, costs, blocks>::pack,          \
-                                  Tiled<kernels, costs, blocks>::scratch_bytes, \
-                                  Tiled<kernels, costs, blocks>::units,         \
-                                  Tiled<kernels, costs, blocks>::cycles,        \
-                                  Tiled<kernels, costs, blocks>::run};
+template <const GemmTileKernels& kernels, const Costs& costs, int blocks>
+constexpr ConvVariant variant(const char* name, Isa isa, bool (*available)() noexcept) {
+  using T = Tiled<kernels, costs, blocks>;
+  return {name,     isa,       available, T::supports, T::packed_bytes, T::pack, T::scratch_bytes,
+          T::units, T::cycles, T::run};
+}
 
 #if defined(__x86_64__)
 constexpr Costs kVnniCosts = {{0.75, 1.2, 1.7, 2.1}, {10, 14, 18, 22}, 40};
-QTOOL_TILED(conv_6x64__avx512vnni, Isa::kAvx512, kGemmAvx512Vnni, kVnniCosts, has_avx512vnni, 4)
-QTOOL_TILED(conv_8x48__avx512vnni, Isa::kAvx512, kGemmAvx512Vnni, kVnniCosts, has_avx512vnni, 3)
-QTOOL_TILED(conv_8x32__avx512vnni, Isa::kAvx512, kGemmAvx512Vnni, kVnniCosts, has_avx512vnni, 2)
-QTOOL_TILED(conv_8x16__avx512vnni, Isa::kAvx512, kGemmAvx512Vnni, kVnniCosts, has_avx512vnni, 1)
+constexpr Costs kAvxVnniCosts = {{1.2}, {20}, 40};
+constexpr Costs kAvx2Costs = {{2.4}, {20}, 40};
+#endif
+
+}  // namespace
+
+#if defined(__x86_64__)
+#define QTOOL_VNNI(name, blocks) \
+  const ConvVariant name =       \
+      variant<kGemmAvx512Vnni, kVnniCosts, blocks>(#name, Isa::kAvx512, has_avx512vnni);
+
+QTOOL_VNNI(conv_6x64__avx512vnni, 4)
+QTOOL_VNNI(conv_8x48__avx512vnni, 3)
+QTOOL_VNNI(conv_8x32__avx512vnni, 2)
+QTOOL_VNNI(conv_8x16__avx512vnni, 1)
+
+const ConvVariant conv_6x16__avxvnni =
+    variant<kGemmAvxVnni, kAvxVnniCosts, 1>("conv_6x16__avxvnni", Isa::kAvxVnni, always);
+const ConvVariant conv_5x16__avx2 =
+    variant<kGemmAvx2, kAvx2Costs, 1>("conv_5x16__avx2", Isa::kAvx2, always);
 #endif
 
 }  // namespace qtool

@@ -188,6 +188,8 @@ void run_blocks(const ConvCall& call, int64_t begin, int64_t end,
 bool has_avx512vnni() noexcept { return __builtin_cpu_supports("avx512vnni"); }
 #endif
 
+bool always() noexcept { return true; }
+
 template <const DepthwiseKernels& kernels>
 struct Depthwise {
   static bool supports(const ConvArgs& a) noexcept {
@@ -220,7 +222,7 @@ struct Depthwise {
   static double cycles(const ConvArgs& a) noexcept {
     const Packed p = Packed::layout(a, kernels);
     const double per_output = p.n_quads * (8.0 / p.run + 4) / 2 + 14;
-    return double(a.pixels()) * p.n_blocks * per_output * (kernels.pairs ? 2 : 1);
+    return double(a.pixels()) * p.n_blocks * per_output * (kernels.pairs ? 1.5 : 1);
   }
 
   static void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
@@ -228,22 +230,22 @@ struct Depthwise {
   }
 };
 
+template <const DepthwiseKernels& kernels>
+constexpr ConvVariant variant(const char* name, Isa isa, bool (*available)() noexcept) {
+  using D = Depthwise<kernels>;
+  return {name,     isa,       available, D::supports, D::packed_bytes, D::pack, D::scratch_bytes,
+          D::units, D::cycles, D::run};
+}
+
 }  // namespace
 
-#define QTOOL_DEPTHWISE(identifier, isa, kernels, available)         \
-  const ConvVariant identifier = {#identifier,                       \
-                                  isa,                               \
-                                  available,                         \
-                                  Depthwise<kernels>::supports,      \
-                                  Depthwise<kernels>::packed_bytes,  \
-                                  Depthwise<kernels>::pack,          \
-                                  Depthwise<kernels>::scratch_bytes, \
-                                  Depthwise<kernels>::units,         \
-                                  Depthwise<kernels>::cycles,        \
-                                  Depthwise<kernels>::run};
-
 #if defined(__x86_64__)
-QTOOL_DEPTHWISE(depthwise_64__avx512vnni, Isa::kAvx512, kDepthwiseAvx512Vnni, has_avx512vnni)
+const ConvVariant depthwise_64__avx512vnni =
+    variant<kDepthwiseAvx512Vnni>("depthwise_64__avx512vnni", Isa::kAvx512, has_avx512vnni);
+const ConvVariant depthwise_32__avxvnni =
+    variant<kDepthwiseAvxVnni>("depthwise_32__avxvnni", Isa::kAvxVnni, always);
+const ConvVariant depthwise_32__avx2 =
+    variant<kDepthwiseAvx2>("depthwise_32__avx2", Isa::kAvx2, always);
 #endif
 
 }  // namespace qtool

@@ -46,7 +46,7 @@ struct DepthwiseKernels {
   DepthwiseKernel wide[kMostRun], narrow[kMostRun];  // by run - 1
 };
 
-extern const DepthwiseKernels kDepthwiseAvx512Vnni, kDepthwiseAvx2;
+extern const DepthwiseKernels kDepthwiseAvx512Vnni, kDepthwiseAvxVnni, kDepthwiseAvx2;
 
 // The channel of a block that lane `lane` of vector `vector` holds.
 constexpr int channel_of(int vector, int lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }

@@ -62,6 +62,7 @@ void tile(const GemmTile& t) noexcept {
 }  // namespace
 
 const GemmTileKernels kGemmAvx512Vnni = {
+    false,
     {8, 8, 8, 6},
     {{tile<1, 1>, tile<1, 2>, tile<1, 3>, tile<1, 4>, tile<1, 5>, tile<1, 6>, tile<1, 7>,
       tile<1, 8>},

@@ -21,15 +21,18 @@ struct GemmTile {
   const uint8_t* const* x;  // (mr,)
   const int32_t* offsets;   // (n_segments,)
   int32_t n_segments;
-  int32_t quads;             // of depth in each segment; up to 3 bytes beyond it meet weights of 0
-  const int8_t* w;           // (n_segments * quads, nr, 16, 4)
-  const int32_t* bias;       // (nr * 16,)
-  const float* scale;        // (nr * 16,)
-  const float* float_bias;   // (nr * 16,) or null
-  const Epilogue* epilogue;  // its pointers to channels are not used
-  int32_t channels;          // of the panel, at most nr * 16: others are not stored
-  uint8_t* y;                // the first pixel's
-  int64_t y_pitch;           // bytes
+  int32_t quads;    // of depth in each segment; up to 3 bytes beyond it meet weights of 0
+  const int8_t* w;  // (n_segments * quads, nr, 16, 4)
+  int32_t n_extra;  // quads once more with other weights, for kernels that split them
+  const int32_t* extra_offsets;  // (n_extra,)
+  const int8_t* extra_w;         // (n_extra, nr, 16, 4)
+  const int32_t* bias;           // (nr * 16,)
+  const float* scale;            // (nr * 16,)
+  const float* float_bias;       // (nr * 16,) or null
+  const Epilogue* epilogue;      // its pointers to channels are not used
+  int32_t channels;              // of the panel, at most nr * 16: others are not stored
+  uint8_t* y;                    // the first pixel's
+  int64_t y_pitch;               // bytes
   const uint8_t* residual;
   int64_t residual_pitch;
 };
@@ -38,10 +41,11 @@ using GemmTileKernel = void (*)(const GemmTile&) noexcept;
 
 // kernels[nr - 1][mr - 1]; mr goes up to rows[nr - 1].
 struct GemmTileKernels {
+  bool adds_pairs;  // in 16 bits: weights need split_pairs() of conv/pairs.h
   int rows[kMostBlocks];
   GemmTileKernel kernels[kMostBlocks][kMostRows];
 };
 
-extern const GemmTileKernels kGemmAvx512Vnni, kGemmAvx2;
+extern const GemmTileKernels kGemmAvx512Vnni, kGemmAvxVnni, kGemmAvx2;
 
 }  // namespace qtool
