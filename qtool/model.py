@@ -157,7 +157,11 @@ def spec(value: ir.Value) -> TensorSpec:
             f"tensor {value.name!r} has no element type; run shape inference on the model"
         )
     shape = None if value.shape is None else tuple(dim(d) for d in value.shape)
-    return TensorSpec(value.name, dtype_name(value.dtype), shape)
+    dtype = dtype_name(value.dtype)
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        kind = "a sequence" if isinstance(value.type, ir.SequenceType) else "an optional"
+        dtype = f"{kind} of {dtype}"
+    return TensorSpec(value.name, dtype, shape)
 
 
 def dim(d: int | ir.SymbolicDim) -> Dim:

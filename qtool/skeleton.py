@@ -30,6 +30,7 @@ SIZING_OPS = {  # whose output can get a negative dim, in a broken model
 }
 # fmt: on
 MAX_LEVELS = 32
+MAX_RANGE = 1 << 20  # elements of a Range that shape inference may see
 LARGE_BYTES = 1024  # ONNX's shape inference reads only small tensors, such as a Reshape's shape
 OPAQUE = "qtool.opaque"  # domain of what shape inference is to leave alone
 STANDARD_FORMS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -111,8 +112,10 @@ def _fold(node: ir.Node) -> None:
     if any(x is None and v is not None for x, v in zip(inputs, node.inputs, strict=True)):
         return
     if node.op_type in ("ConstantOfShape", "Range"):  # a few bytes can ask for any amount
-        asked = [abs(int(d)) for x in inputs if x is not None for d in x.ravel()]
-        if len(asked) > 8 or math.prod(max(d, 1) for d in asked) > LARGE_BYTES:
+        asked = _elements(node.op_type, inputs)
+        if asked > MAX_RANGE and node.op_type == "Range":
+            node.domain = OPAQUE  # ONNX's data propagation would make it
+        if asked > LARGE_BYTES:
             return
     result = _evaluate(node, inputs)
     if result is None or result.nbytes > LARGE_BYTES:
@@ -121,6 +124,19 @@ def _fold(node: ir.Node) -> None:
     node.resize_inputs(0)
     node.attributes.clear()
     node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(result))
+
+
+def _elements(op_type: str, inputs: list[npt.NDArray[Any] | None]) -> float:
+    """Return how many elements a Range or ConstantOfShape makes, or more; inf for a broken one."""
+    known = [np.asarray(x, np.float64).ravel() for x in inputs if x is not None]
+    if op_type == "ConstantOfShape":
+        dims = [abs(float(d)) for x in known for d in x]
+        return math.inf if len(dims) > 8 else math.prod(max(d, 1.0) for d in dims)
+    if [x.size for x in known] != [1, 1, 1]:
+        return math.inf
+    start, limit, delta = (float(x[0]) for x in known)
+    asked = abs(limit - start) / abs(delta) if delta else math.inf
+    return math.inf if math.isnan(asked) else asked
 
 
 def _small(value: ir.Value | None) -> npt.NDArray[Any] | None:

@@ -20,6 +20,7 @@ from qtool.cli import options
               help="What outputs are compared with.  [default: by the metric]")  # fmt: skip
 @click.option("--output-name", metavar="NAME", help="Output to measure.  [default: the only one]")
 @click.option("--max-drop", type=click.FloatRange(0), metavar="X",
+              callback=options.finite,
               help="Fail, with exit code 3, if the metric is worse by more than X than the "
               "reference's: points of top1, top5, agreement; else the metric's unit.")  # fmt: skip
 @click.option("--confident", is_flag=True,

@@ -9,17 +9,6 @@ from qtool.cli import options
 from qtool.cli.options import Registered
 
 
-def dims(ctx, param, values):
-    """Return NAME=SIZE options as a dict."""
-    chosen = {}
-    for value in values:
-        name, equals, size = value.rpartition("=")
-        if not (equals and name and size.isdecimal()):
-            raise click.BadParameter(f"{value!r} is not NAME=SIZE, such as batch=1")
-        chosen[name] = int(size)
-    return chosen
-
-
 def names(ctx, param, values):
     """Return the names of a repeatable, comma-separated option."""
     return [name for value in values for name in value.split(",") if name]
@@ -30,7 +19,7 @@ def names(ctx, param, values):
 @options.output_option
 @click.option("--weights", metavar="FILE",
               help="Checkpoint (.npz or .safetensors) to bind to inputs and initializers, by name.")
-@click.option("--set-dim", "dims", multiple=True, callback=dims, metavar="NAME=SIZE",
+@click.option("--set-dim", "dims", multiple=True, callback=options.sizes, metavar="NAME=SIZE",
               help="Fix a dynamic dim of the inputs; INPUT:AXIS=SIZE for one without a name. "
               "Repeatable.")
 @click.option("--outputs", multiple=True, callback=names, metavar="NAME,...",
@@ -56,8 +45,10 @@ def freeze(input_, output, passes, **rest):
     from qtool.stages.freeze import freeze as run
     from qtool.stages.freeze import summary
 
-    model = formats.load(input_)
     given = {key: rest.pop(key) for key in options.DATA_KEYS}
+    if rest["check"] is False and (given["data"] or given["random"]):
+        raise click.UsageError("samples are for the check; leave them or --no-check out")
+    model = formats.load(input_)
     frozen = run(model, data=lambda prepared: options.open_data(prepared, given),
                  seed=given["seed"], **rest, **({"passes": passes} if passes else {}))
     show("frozen", ("", "before ", "after "), summary(model, frozen))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 
-from qtool.errors import UsageError
+from qtool.errors import ModelError, UsageError
 from qtool.registry import lookup
 
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_DIM = 2**31 - 1
 
 
 class Registered(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -128,6 +131,18 @@ def data_options(command: F) -> F:
     return command
 
 
+def load_statistics(path: str | None) -> Any:
+    """Return the statistics of a calibrated model, or None without a path."""
+    from qtool import formats
+
+    if path is None:
+        return None
+    found = formats.load(path).statistics
+    if found is None:
+        raise ModelError(f"{path} holds no statistics; give what qtool calibrate wrote")
+    return found
+
+
 DATA_KEYS = ("data", "preprocess", "samples", "shuffle", "random", "label_key", "seed")
 
 
@@ -137,6 +152,9 @@ def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any
 
     chosen = {key: given.pop(key) for key in DATA_KEYS}
     if chosen["data"] is None and not chosen["random"]:
+        alone = [f"--{key}" for key in ("preprocess", "samples", "shuffle") if chosen[key]]
+        if alone:
+            raise UsageError(f"{alone[0]} is about samples: give them with --data")
         return None
     if chosen["preprocess"] is None:
         chosen["preprocess"] = model.preprocess
@@ -162,6 +180,13 @@ def percent(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
     return number
 
 
+def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Return a number, or fail for nan and inf, which a range lets through."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number to compare with", ctx, param)
+    return value
+
+
 def check_json(as_json: bool, output: str | None) -> None:
     """Fail when the JSON and the model would both go to standard output."""
     if as_json and output == "-":
@@ -173,8 +198,12 @@ def sizes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
     found: dict[str, int] = {}
     for text in value:
         name, _, number = text.rpartition("=")
-        if not name or not number.isdecimal() or int(number) < 1 or name in found:
-            raise click.BadParameter(f"{text!r} is no new NAME=SIZE, such as batch=1", ctx, param)
+        if not name or not re.fullmatch("[0-9]{1,10}", number):
+            raise click.BadParameter(f"{text!r} is not NAME=SIZE, such as batch=1", ctx, param)
+        if not 1 <= int(number) <= MAX_DIM:
+            raise click.BadParameter(f"{text!r}: a size is 1 to {MAX_DIM}", ctx, param)
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice", ctx, param)
         found[name] = int(number)
     return found
 

@@ -75,7 +75,7 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check, 
     Options(**chosen)  # fails on a contradiction before anything is read
     options.check_json(as_json, output)
     model = formats.load(input_)
-    given = formats.load(statistics).statistics if statistics else None
+    given = options.load_statistics(statistics)
     result = run(model, data=options.open_data(model, rest), statistics=given, threads=threads,
                  check=check, progress=track, **chosen)
     covered = coverage(result)

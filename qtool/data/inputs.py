@@ -41,8 +41,10 @@ def make_input(spec: TensorSpec, preprocess: Preprocess | None = None) -> Input:
     """Return the input that a model's spec describes.
 
     Raises:
-        UnsupportedError: it takes strings.
+        UnsupportedError: it takes strings or no tensor.
     """
+    if " " in spec.dtype:
+        raise UnsupportedError(f"input {spec.name!r} takes {spec.dtype}; qtool feeds tensors")
     if spec.dtype == "str":
         raise UnsupportedError(f"input {spec.name!r} takes strings; qtool feeds numbers only")
     return Input(spec.name, numpy_dtype(spec.dtype), spec.shape, preprocess)
@@ -150,7 +152,7 @@ def cast_problem(have: np.dtype[Any], want: np.dtype[Any]) -> str | None:
     """Return why an array of dtype have cannot be fed as want, or None where it can."""
     numbers = "iufb" if want.kind != "b" else "b"
     if have.kind not in numbers and have.kind != "V":
-        return f"{have.name} values cannot be fed to"
+        return f"{'text' if have.kind in 'US' else have.name} values cannot be fed to"
     if have.kind == "f" and want.kind in "iu":
         return f"{have.name} values cannot be fed without loss to"
     return None

@@ -66,7 +66,7 @@ class Plugin:
     def _call(self) -> Iterator[Any]:
         try:
             yield from self._function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.debug("%s failed", self._name, exc_info=True)
             raise DataError(
                 f"{self._name} failed: {type(error).__name__}: {error}; see -v for where"
@@ -111,7 +111,7 @@ def load_function(name: str) -> Callable[..., Any]:
     place, _, attribute = name.rpartition(":")
     try:
         module = _load_file(Path(place)) if place.endswith(".py") else _import(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.debug("importing %s failed", place, exc_info=True)
         raise UsageError(f"cannot import {place}: {type(error).__name__}: {error}") from None
     found = getattr(module, attribute, None)

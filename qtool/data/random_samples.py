@@ -19,23 +19,32 @@ DEFAULT_N = 32
 class RandomSamples:
     """A source: standard normal floats, all values of 8-bit integers, 0 or 1 for the others.
 
-    Sample i depends on the seed and i only.
+    Sample i depends on the seed and i only. rows says that the first axis of the inputs is the
+    batch; what has no axis at all is then the same in every sample.
     """
 
     kind = "random"
     slow = False
     floats = True
 
-    def __init__(self, inputs: Sequence[Input], n: int | None, seed: int) -> None:
+    def __init__(self, inputs: Sequence[Input], n: int | None, seed: int, *, rows: bool) -> None:
         self._inputs = [(target, random_shape(target)) for target in inputs]
-        self._seed = seed
+        self._seed, self._rows = seed & (2**64 - 1), rows
         self.n: int | None = DEFAULT_N if n is None else n
 
     def read(self, index: int) -> Item:
-        """Return sample index, with batch axis."""
-        rng = np.random.default_rng([self._seed & (2**64 - 1), index])
-        feeds = {target.name: _values(rng, target, shape) for target, shape in self._inputs}
-        return Item(feeds, frozenset(), None, f"random sample {index}")
+        """Return sample index."""
+        rng = np.random.default_rng([self._seed, index])
+        feeds, rows = {}, set()
+        for target, shape in self._inputs:
+            if not self._rows:
+                feeds[target.name] = _values(rng, target, shape)
+            elif shape:
+                feeds[target.name] = _values(rng, target, shape[1:])
+                rows.add(target.name)
+            else:
+                feeds[target.name] = _values(np.random.default_rng(self._seed), target, shape)
+        return Item(feeds, frozenset(rows), None, f"random sample {index}")
 
     def items(self) -> Iterator[Item]:
         """Yield all samples."""

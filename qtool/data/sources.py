@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from qtool.data.tensor_files import TestDataSets, data_sets
 from qtool.errors import DataError, QtoolError, UnsupportedError, UsageError
 from qtool.model import TensorSpec
 
+MAX_FEED_BYTES = 1 << 32  # of one input in one run
 READY = "; floating-point arrays count as preprocessed"
 log = logging.getLogger("qtool")
 
@@ -53,11 +55,12 @@ def open_samples(
         DataError: the data does not fit the model, is empty, or holds NaN; names file and row.
     """
     inputs, spec = _inputs(specs, preprocess)
+    fixed = _fixed_batch(inputs)
     if random:
         if source is not None:
             raise UsageError("--data and --random contradict each other; give one of them")
         inputs = [replace(target, preprocess=None) for target in inputs]
-        found: Source = RandomSamples(inputs, samples, seed)
+        found: Source = RandomSamples(inputs, samples, seed, rows=fixed != 1)
     elif source is None:
         raise UsageError("no samples: name them with --data, or use --random")
     else:
@@ -71,11 +74,14 @@ def open_samples(
     if found.n is not None:
         order = _order(found.n, rows if not random else slice(None), samples, shuffle, seed)
         if not len(order):
-            raise DataError(f"{source} holds no samples")
+            raise DataError(
+                f"{source} holds no samples"
+                if found.n == 0
+                else f"{source}: the range takes none of its {found.n} samples"
+            )
         found.check(order)
     elif shuffle or (source and rows != slice(None)):
         raise UsageError(f"{source} yields samples in its own order; leave --shuffle and [:] out")
-    fixed = _fixed_batch(inputs)
     return Samples(
         found,
         inputs,
@@ -191,6 +197,8 @@ def _inputs(
     if not specs:
         raise UnsupportedError("the model takes no inputs: there is nothing to feed")
     plain = [make_input(spec) for spec in specs]
+    for target in plain:
+        _check_size(target)
     pictures = [t for t in plain if t.shape is not None and len(t.shape) == 4] or plain[:1]
     spec = read_preprocess(given, pictures[0].shape)
     if spec is None:
@@ -206,6 +214,18 @@ def _inputs(
                 f"preprocessing gives {spec.dtype}; input {name!r} takes another dtype"
             )
     return [replace(t, preprocess=spec) if t.name in names else t for t in plain], spec
+
+
+def _check_size(target: Input) -> None:
+    """Refuse an input that takes no samples, or more than MAX_FEED_BYTES in each run."""
+    if target.shape and target.shape[0] == 0:
+        raise UnsupportedError(f"input {target} has a batch of 0: there is nothing to feed")
+    n_bytes = target.dtype.itemsize * prod(d for d in target.shape or () if isinstance(d, int))
+    if n_bytes > MAX_FEED_BYTES:
+        raise UnsupportedError(
+            f"input {target} takes {n_bytes / 1e9:.1f} GB in each run, of which qtool feeds at "
+            f"most {MAX_FEED_BYTES / 1e9:.1f} GB; make the model with smaller dims"
+        )
 
 
 def _say(found: Source, inputs: Iterable[Input]) -> None:
@@ -227,6 +247,8 @@ def _split_rows(source: str) -> tuple[str, slice]:
     """Return "a.npz", slice(0, 9) for "a.npz[0:9]"."""
     match = re.fullmatch(r"(.+)\[(-?\d*):(-?\d*)\]", source)
     if match is None or Path(source).exists():
+        if re.search(r"\[[^]/]*:[^]/]*\]$", source) and not Path(source).exists():
+            raise UsageError(f"{source} ends in no range of samples, such as [0:100]")
         return source, slice(None)
     start, stop = (int(text) if text not in ("", "-") else None for text in match.groups()[1:])
     return match[1], slice(start, stop)
@@ -242,11 +264,12 @@ def _order(n: int, rows: slice, samples: int | None, shuffle: bool, seed: int) -
 
 
 def _fixed_batch(inputs: Iterable[Input]) -> int | None:
-    """Return the batch that the model fixes: the static first dim, where inputs have one and agree.
+    """Return the batch that the model fixes: the static first dim, where all inputs agree.
 
-    1 where they do not agree: then the first axis is not the batch, and samples are not grouped.
+    None where it is dynamic; 1 where inputs do not agree: then the first axis is not the batch,
+    and samples are not grouped.
     """
-    first = {t.shape[0] for t in inputs if t.shape and isinstance(t.shape[0], int)}
-    if not first:
-        return None
-    return first.pop() if len(first) == 1 else 1
+    first = {t.shape[0] if isinstance(t.shape[0], int) else None for t in inputs if t.shape}
+    if len(first) > 1:
+        return 1
+    return first.pop() if first else None

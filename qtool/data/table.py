@@ -168,7 +168,7 @@ def choose_label(
         return None
     refuse_objects(arrays[key].dtype, arrays[key].name)
     if arrays[key].dtype.kind not in "biuf":
-        raise DataError(f"{arrays[key].name} are labels of {arrays[key].dtype.name}; use numbers")
+        raise DataError(f"{arrays[key].name} are no numbers; give a class index for each sample")
     return arrays[key]
 
 

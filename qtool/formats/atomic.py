@@ -47,9 +47,11 @@ def check_target(path: str | os.PathLike[str]) -> None:
     Raises:
         QtoolError: replacing(path) would fail.
     """
-    target = Path(os.path.realpath(path))
-    written = target if target.exists() and not target.is_file() else target.parent
-    if target.is_dir():
+    with explained(path):  # a name that is too long
+        target = Path(os.path.realpath(path))
+        written = target if target.exists() and not target.is_file() else target.parent
+        folder = target.is_dir()
+    if folder:
         reason = "it is a folder"
     elif not target.parent.is_dir():
         reason = f"there is no folder {target.parent}"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +85,22 @@ class OrtSession:
         if not fetched:  # onnxruntime would return all
             return {}
         try:
-            values = self._session.run(fetched, dict(feeds), self._run_options)
+            values = self._run(fetched, dict(feeds))
         except Exception as error:
             raise QtoolError(f"onnxruntime could not run the model: {first_line(error)}") from error
         return dict(zip(self.output_names, values, strict=True))
+
+    def _run(self, fetched: list[str], feeds: dict[str, Array]) -> Any:
+        """Run; the main thread only waits, for a signal interrupts nothing inside onnxruntime."""
+        if threading.current_thread() is not threading.main_thread():
+            return self._session.run(fetched, feeds, self._run_options)
+        with ThreadPoolExecutor(1, thread_name_prefix="qtool-run") as pool:
+            running = pool.submit(self._session.run, fetched, feeds, self._run_options)
+            try:
+                return running.result()
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
 
     def cancel(self) -> None:
         """Make every run() that is under way, and every later one, fail as soon as it can."""
@@ -159,5 +174,12 @@ def _in_memory(loaded: ir.Model) -> ir.Model:
 
 
 def first_line(error: Exception) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split())
+    """Return an error's text on one line, without onnxruntime's codes and its own source lines."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(
+        r"Non-zero status code returned while running (\w+) node. Name:('.*?') Status Message: ",
+        r"node \2 (\1): ",
+        text,
+    )
+    return re.sub(r"/\S+\.(?:cc|h):\d+ [^()]*(?:\([^()]*\))+(?: const)?[: ]*", "", text)

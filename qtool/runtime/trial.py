@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from qtool.runtime.ort import Array, OrtSession
 
 log = logging.getLogger("qtool")
 
+MAX_ELEMENTS = 1 << 28  # of an input
 GUESS = 64  # size of an unknown dim behind the batch: legal for most image and sequence models
 
 
@@ -26,6 +28,10 @@ def check_runs(model: Model) -> None:
     """
     session = OrtSession(model)
     specs = model.inputs()
+    unfit = next((spec for spec in specs if not _can_make(spec)), None)
+    if unfit is not None:
+        log.info("loaded in onnxruntime but not run: no values can be made for input %s", unfit)
+        return
     try:
         session.run(random_feeds(specs))
     except QtoolError as error:
@@ -37,6 +43,11 @@ def check_runs(model: Model) -> None:
 def known(spec: TensorSpec) -> bool:
     """Return whether every dim but the first, the batch, is a number."""
     return spec.shape is not None and all(isinstance(d, int) for d in spec.shape[1:])
+
+
+def _can_make(spec: TensorSpec) -> bool:
+    dims = [d for d in spec.shape or () if isinstance(d, int)]
+    return " " not in spec.dtype and math.prod(dims) <= MAX_ELEMENTS
 
 
 def random_feeds(specs: Sequence[TensorSpec], *, seed: int = 0) -> dict[str, Array]:

@@ -76,6 +76,10 @@ def choose_task(
     if output is not None:
         lookup(outputs, output, "output")
         names = {output: names[output]}
+    if not names:
+        raise DataError("the model has no outputs: there is nothing to measure")
+    for asked in names:
+        _require_rows(asked, outputs[asked])
     name = metric or _default_metric(sample, outputs[next(iter(names))], reference is not None)
     found = find_metric(name)
     first = outputs[next(iter(names))]
@@ -86,6 +90,14 @@ def choose_task(
             "--output-name"
         )
     return Task(name, found, target, names)
+
+
+def _require_rows(name: str, output: Any) -> None:
+    if not isinstance(output, np.ndarray) or output.size == 0:
+        found = f"has shape {list(output.shape)}" if hasattr(output, "shape") else "is no tensor"
+        raise DataError(
+            f"output {name!r} {found}: nothing to measure; choose another with --output-name"
+        )
 
 
 def _pair(outputs: Outputs, reference: Outputs | None) -> dict[str, str]:

@@ -178,13 +178,17 @@ def _run(
 
     def see(sample: Sample, tensors: Mapping[str, Array]) -> None:
         for name, values in tensors.items():
-            if name in observers and values.dtype.kind == "f":
+            if name in observers and _floats(values):
                 _show(sample, name, values, observers[name])
         if tensors is sample.feeds:
             counts.append(getattr(sample, "n", 1))
 
     sweep(needed, samples, see, threads=threads, batch=batch, before=see)
     return sum(counts)
+
+
+def _floats(values: Any) -> bool:  # a sequence is a list
+    return getattr(getattr(values, "dtype", None), "kind", "") == "f"
 
 
 def _show(sample: Sample, name: str, values: Array, observers: Sequence[Histogram | Gram]) -> None:

@@ -61,6 +61,8 @@ def freeze(
     """
     chosen = [lookup(PASSES, name, "pass") for name in passes]
     check_nodes(model)
+    if not model.graph.outputs and not outputs:
+        raise ModelError("the model has no outputs; name tensors that are, with --outputs")
     trained = _prepared(model, weights, dims or {}, outputs)
     before = inference_form(trained)
     if before is not trained:

@@ -74,7 +74,7 @@ def test_a_dim_can_be_set(cli, path):
         ([], "give one model, not 0"),
         (["--diff", "{path}"], "give two models, not 1"),
         (["{path}", "--tensor", "w", "--tensors"], "--tensor goes without --tensors and --diff"),
-        (["{path}", "--set-dim", "n=0"], "'n=0' is no new NAME=SIZE, such as batch=1"),
+        (["{path}", "--set-dim", "n=0"], "'n=0': a size is 1 to 2147483647"),
     ],
 )
 def test_wrong_usage(cli, path, arguments, message):
