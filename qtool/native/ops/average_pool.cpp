@@ -8,10 +8,10 @@
 //
 // ints     of Window, 1 where padding counts, x zero point, y zero point, low, high
 // floats   x_scale, y_scale
-#include <vector>
-
-#include "conv/epilogue.h"
-#include "ops/window.h"
+#include "elementwise/kernels.h"
+#include "ops/rows.h"
+#include "ops/taps.h"
+#include "runtime/memory.h"
 
 namespace qtool {
 namespace {
@@ -19,12 +19,15 @@ namespace {
 class AveragePool final : public Op {
  public:
   explicit AveragePool(const OpView& op)
-      : x_(op.input(0)), y_(op.output(0)), window_(op, 0, x_, y_) {
+      : x_(op.input(0)),
+        y_(op.output(0)),
+        taps_(x_, y_, Window(op, 0, x_, y_)),
+        kernels_(select_elementwise(op.isa)) {
     count_pads_ = op.integer(Window::kInts, 0, 1) == 1;
     x_zero_ = int32_t(op.integer(Window::kInts + 1, 0, 255));
-    y_zero_ = int32_t(op.integer(Window::kInts + 2, 0, 255));
-    low_ = int32_t(op.integer(Window::kInts + 3, 0, 255));
-    high_ = int32_t(op.integer(Window::kInts + 4, low_, 255));
+    rounding_.zero_point = int32_t(op.integer(Window::kInts + 2, 0, 255));
+    rounding_.low = int32_t(op.integer(Window::kInts + 3, 0, 255));
+    rounding_.high = int32_t(op.integer(Window::kInts + 4, rounding_.low, 255));
     x_scale_ = op.positive(0);
     y_scale_ = op.positive(1);
     const bool integers = x_.dtype == DType::kUint8;
@@ -33,73 +36,60 @@ class AveragePool final : public Op {
                "y has a wrong type");
   }
 
-  size_t scratch_bytes() const noexcept override { return size_t(x_.columns) * 4; }
+  const char* kernel() const noexcept override { return isa_name(kernels_.isa); }
+
+  // Offsets of the taps, then a sum per channel.
+  size_t scratch_bytes() const noexcept override { return sums_at() + size_t(x_.columns) * 4; }
 
   void run(const Run& run) const noexcept override {
-    const int64_t taps = int64_t{window_.kernel[0]} * window_.kernel[1] * y_.columns;
-    run.pool->split(y_.rows, 1 + 16384 / taps, [&](int64_t begin, int64_t end, int thread) {
+    const int64_t grain = 1 + kLeastElements / (taps_.most() * y_.columns);
+    run.pool->split(y_.rows, grain, [&](int64_t begin, int64_t end, int thread) {
       uint8_t* scratch = run.scratch + size_t(thread) * run.scratch_pitch;
-      for (int64_t pixel = begin; pixel < end; ++pixel) {
-        if (x_.dtype == DType::kUint8) {
-          finish(run, pixel, sum<uint8_t>(run, pixel, reinterpret_cast<int32_t*>(scratch)),
-                 reinterpret_cast<const int32_t*>(scratch));
-        } else {
-          finish(run, pixel, sum<float>(run, pixel, reinterpret_cast<float*>(scratch)),
-                 reinterpret_cast<const float*>(scratch));
-        }
-      }
+      taps_.each(begin, end, reinterpret_cast<int64_t*>(scratch),
+                 [&](int64_t pixel, int64_t base, const int64_t* offsets, int64_t n) {
+                   run_pixel(run, {pixel * y_.pitch, base, offsets, n}, scratch + sums_at());
+                 });
     });
   }
 
  private:
-  // Fills sums with the sum per channel, and returns how many elements count.
-  template <typename T, typename Sum>
-  int64_t sum(const Run& run, int64_t pixel, Sum* sums) const noexcept {
-    const int64_t q = pixel % y_.dims[2], p = pixel / y_.dims[2] % y_.dims[1];
-    const int64_t h = x_.dims[1], w = x_.dims[2], image = pixel / y_.dims[2] / y_.dims[1] * h * w;
-    const Window::Range rows = window_.range(0, p, h), columns = window_.range(1, q, w);
-    std::fill(sums, sums + x_.columns, Sum{0});
-    for (int64_t i = rows.begin; i < rows.end; ++i) {
-      const int64_t row = p * window_.stride[0] - window_.pad[0] + i * window_.dilation[0];
-      for (int64_t j = columns.begin; j < columns.end; ++j) {
-        const int64_t column = q * window_.stride[1] - window_.pad[1] + j * window_.dilation[1];
-        const T* x = run.at<const T>(x_.id) + (image + row * w + column) * x_.pitch;
-        for (int64_t c = 0; c < x_.columns; ++c) sums[c] += Sum(x[c]);
-      }
-    }
-    return (rows.end - rows.begin) * (columns.end - columns.begin);
-  }
+  size_t sums_at() const noexcept { return aligned(size_t(taps_.most()) * sizeof(int64_t)); }
 
-  int64_t counted(int64_t taps) const noexcept {
-    return count_pads_ ? int64_t{window_.kernel[0]} * window_.kernel[1] : taps;
-  }
+  struct Pixel {
+    int64_t y, x;  // where the pixel and its window begin
+    const int64_t* offsets;
+    int64_t n;
+  };
 
-  void finish(const Run& run, int64_t pixel, int64_t taps, const int32_t* sums) const noexcept {
-    const float count = float(counted(taps));
-    const auto zero = int32_t(taps * x_zero_);
-    if (y_.dtype == DType::kFloat32) {
-      float* y = run.at<float>(y_.id) + pixel * y_.pitch;
-      const float m = x_scale_ / count;
-      for (int64_t c = 0; c < y_.columns; ++c) y[c] = float(sums[c] - zero) * m;
+  void run_pixel(const Run& run, const Pixel& pixel, uint8_t* scratch) const noexcept {
+    const int64_t n = pixel.n;
+    const float count = float(count_pads_ ? taps_.most() : n);
+    if (x_.dtype == DType::kFloat32) {
+      float* y = run.at<float>(y_.id) + pixel.y;
+      kernels_.sum_floats({run.at<const float>(x_.id) + pixel.x, pixel.offsets, n, y_.columns}, y);
+      for (int64_t c = 0; c < y_.columns; ++c) y[c] /= count;
       return;
     }
-    uint8_t* y = run.at<uint8_t>(y_.id) + pixel * y_.pitch;
-    const float m = x_scale_ / (y_scale_ * count);
-    for (int64_t c = 0; c < y_.columns; ++c) {
-      y[c] = uint8_t(saturate(float(sums[c] - zero) * m, y_zero_, low_, high_));
+    auto* sums = reinterpret_cast<int32_t*>(scratch);
+    kernels_.sum_bytes({run.at<const uint8_t>(x_.id) + pixel.x, pixel.offsets, n, y_.columns},
+                       sums);
+    const auto zero = int32_t(n * x_zero_);
+    if (y_.dtype == DType::kFloat32) {
+      float* y = run.at<float>(y_.id) + pixel.y;
+      const float m = x_scale_ / count;
+      for (int64_t c = 0; c < y_.columns; ++c) y[c] = float(sums[c] - zero) * m;
+    } else {
+      const float m = x_scale_ / (y_scale_ * count);
+      kernels_.requantize({sums, run.at<uint8_t>(y_.id) + pixel.y, y_.columns, zero, m, rounding_});
     }
-  }
-
-  void finish(const Run& run, int64_t pixel, int64_t taps, const float* sums) const noexcept {
-    float* y = run.at<float>(y_.id) + pixel * y_.pitch;
-    const float count = float(counted(taps));
-    for (int64_t c = 0; c < y_.columns; ++c) y[c] = sums[c] / count;
   }
 
   Tensor x_, y_;
-  Window window_;
+  Taps taps_;
+  const ElementwiseKernels& kernels_;
   bool count_pads_;
-  int32_t x_zero_, y_zero_, low_, high_;
+  int32_t x_zero_;
+  Rounding rounding_;
   float x_scale_, y_scale_;
 };
 

@@ -1,0 +1,7 @@
+#include "elementwise/loops.h"
+
+namespace qtool {
+
+const ElementwiseKernels elementwise__neon = elementwise(Isa::kNeon);
+
+}  // namespace qtool
