@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, str, Any]] = {  # name -> model, data, preprocessing
 }
 PEERS = ("MinMax", "Entropy", "Percentile")
 GIGABYTE = 1 << 30
+TIMED = {"squeezenet1_1": 64, "resnet20": 512}  # samples of a timed run
 FEW, MANY = 32, 512
 LIMIT_GB = 8  # of memory, for a peer that keeps the activations of every sample
 HEADER = ["case", "threads", "ms/sample", "over plain", "with set-up"]
@@ -221,7 +222,7 @@ def main() -> None:
     """Measure the models named on the command line, or both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(CASES))
-    parser.add_argument("--samples", type=int, default=64, help="samples of a timed run")
+    parser.add_argument("--samples", type=int, help="samples of a timed run")
     parser.add_argument("--rounds", type=int, default=7, help="timed runs of each contestant")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -231,7 +232,8 @@ def main() -> None:
     machine = {"machine": platform.machine(), "onnxruntime": onnxruntime.__version__}
     rows = [HEADER]
     for case in given.models or CASES:
-        for found in (*speed(case, given.samples, given.rounds), *memory(case), ranges(case)):
+        n = given.samples or TIMED[case]
+        for found in (*speed(case, n, given.rounds), *memory(case), ranges(case)):
             print(json.dumps(found | machine), flush=True)
             rows.append(cells(found))
     print("times: best, median of the rounds; over plain: of the bests, of the pairs' median",
