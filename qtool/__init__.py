@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "qtool.formats",
     "save": "qtool.formats",
+    "bench": "qtool.stages.bench",
     "calibrate": "qtool.stages.calibrate",
     "evaluate": "qtool.stages.evaluate",
     "freeze": "qtool.stages.freeze",

@@ -23,6 +23,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "evaluate": "Measure accuracy on labelled data, against a reference.",
     "run": "Run a model on samples; write its outputs or print the best classes.",
     "verify": "Compare the native runtime with onnxruntime, layer by layer.",
+    "bench": "Time the native runtime beside onnxruntime.",
     "inspect": "Show what is in a model.",
 }
 

@@ -208,6 +208,14 @@ def sizes(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
     return found
 
 
+def counts(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    """Return "1,2" as [1, 2]."""
+    parts = value.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of numbers, such as 1,2", ctx, param)
+    return list(dict.fromkeys(map(int, parts)))
+
+
 def print_json(value: Any) -> None:
     """Write one JSON object to standard output."""
     click.echo(json.dumps(value, indent=2))

@@ -24,6 +24,20 @@ def resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _most_resident()
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):  # ru_maxrss would count what the parent had
+                return int(line.split()[1]) * 1024
+    return _most_resident()
+
+
+def _most_resident() -> int:
     try:
         import resource
     except ImportError:

@@ -107,6 +107,19 @@ class OrtSession:
         self._run_options.terminate = True
 
 
+def open_file(path: str, threads: int = 1) -> Any:
+    """Return onnxruntime's own session of an .onnx file.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    providers = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(path, _options(threads, True), providers=providers)
+    except Exception as error:
+        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+
+
 def _options(threads: int, optimize: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

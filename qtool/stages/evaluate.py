@@ -104,7 +104,7 @@ def samples_for(
         log.warning("model and reference carry different preprocessing; both get the model's")
     return open_samples(
         data,
-        _common_inputs(model, reference),
+        common_inputs(model, reference),
         preprocess=preprocess or model.preprocess or theirs,
         labels=wants_labels(metric, target),
         **options,
@@ -191,7 +191,7 @@ def _same(sample: Sample) -> Sample:
     return sample
 
 
-def _common_inputs(model: Model, reference: Model | None) -> list[TensorSpec]:
+def common_inputs(model: Model, reference: Model | None) -> list[TensorSpec]:
     """Return the inputs of both models, with every size that one of them fixes.
 
     Raises:
