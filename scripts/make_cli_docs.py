@@ -26,7 +26,7 @@ the result: a model under `-o -`, or what `--json` prints. All else goes to stan
 | 1 | could not: the one line on standard error says why and what to do |
 | 2 | wrong usage |
 | 3 | checked, and the answer is no: a gate such as `--max-drop` was not met |
-| 130 | interrupted; nothing was written |
+| 130 | interrupted; nothing was written (143: by SIGTERM) |
 
 Completion of commands and options: put one of these into the start-up file of the shell.
 

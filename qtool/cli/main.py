@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from qtool import __version__
-from qtool.cli import INTERRUPTED
+from qtool.cli import SIGNALLED
 from qtool.errors import QtoolError, UsageError
 
 COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
@@ -88,15 +89,16 @@ class Commands(click.Group):
             code = error.exit_code
         except click.ClickException as error:
             code = fail(advice(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            code = fail("interrupted; nothing was written", INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            signum = error.args[0] if error.args else signal.SIGINT
+            code = fail("interrupted; nothing was written", SIGNALLED + signum)
         except MemoryError:
             code = fail("out of memory; give the job more memory or a smaller model", 1)
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             discard_output()
             code = CLOSED_PIPE
         except OSError as error:  # a full disk behind standard output, say
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{error.filename}: " if error.filename else "cannot write: "
             code = fail(f"{where}{error.strerror or error}", 1)
         sys.exit(code)
 

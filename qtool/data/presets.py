@@ -131,8 +131,10 @@ def _read(name: str) -> Preprocess:
         raise unknown(name, PRESETS, "preprocessing preset")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise QtoolError(f"cannot read {name}: {error}") from None
+    except OSError as error:
+        raise QtoolError(f"cannot read {name}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8 text") from None
     try:
         given = json.loads(text) if path.suffix == ".json" else _toml().loads(text)
     except (ValueError, RecursionError) as error:

@@ -173,6 +173,8 @@ def open_checkpoint(path: str | PathLike[str]) -> dict[str, Entry]:
         raise QtoolError(f"cannot read {fspath(path)}: there is no such file")
     try:
         return _open_npz(path) if kind == ".npz" else _open_safetensors(path)
+    except PermissionError as error:
+        raise QtoolError(f"cannot read {fspath(path)}: {error.strerror}") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(f"{fspath(path)} is not a {kind[1:]} file: {error}") from error
 

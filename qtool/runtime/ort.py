@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import onnxruntime
 from qtool.errors import ModelError, QtoolError
 from qtool.model import Model, attribute
 from qtool.runtime.outputs import with_outputs
+
+onnxruntime.disable_telemetry_events()
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -61,8 +64,9 @@ class OrtSession:
             loaded = with_outputs(loaded, self.output_names)
         try:
             if not ordered and optimize and _weight_bytes(loaded) <= TWICE_BYTES:
-                loaded, self._fetched = _unordered(loaded, self.output_names, threads)
-                optimize = False  # it has been
+                with suppress(Exception):  # $TMPDIR is full, say; a broken model fails below
+                    loaded, self._fetched = _unordered(loaded, self.output_names, threads)
+                    optimize = False  # it has been
             self._session = _open(loaded, _options(threads, optimize))
         except QtoolError:
             raise

@@ -121,7 +121,7 @@ def test_an_unknown_option_is_one_line_with_the_next_step(cli):
         (UsageError("two outputs"), 2, "error: two outputs"),
         (CheckFailed("drop 3.0 exceeds 1.0"), 3, "error: drop 3.0 exceeds 1.0"),
         (KeyboardInterrupt(), 130, "error: interrupted; nothing was written"),
-        (OSError(28, "No space left on device"), 1, "error: No space left on device"),
+        (OSError(28, "No space left on device"), 1, "error: cannot write: No space left on device"),
         (
             MemoryError(),
             1,
@@ -187,7 +187,7 @@ def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
         found = program("--version", stdout=full)
 
-    assert (found.returncode, found.stderr) == (1, "error: No space left on device\n")
+    assert (found.returncode, found.stderr) == (1, "error: cannot write: No space left on device\n")
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
