@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Times the native runtime beside its peers on real networks, all in one process and in turn.
+
+Networks: six of the zoo (QTOOL_ZOO), and MobileNetV2 and ResNet-50 with seeded random weights.
+Contestants, on the same inputs: the native runtime and onnxruntime on qtool's int8 model,
+onnxruntime on the float model, and OpenVINO on the int8 model that NNCF makes of the same float
+model, where `pip install 'qtool[bench]'` has been. Ranges come from random samples: they do not
+matter for time. One JSON line per network and number of threads on standard output, then a table
+on standard error. QTOOL_ISA limits the native runtime's instruction set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from bench_networks import mobilenet_v2, resnet_50
+
+import qtool
+from qtool.data import open_samples
+from qtool.model import Model
+from qtool.runtime.footprint import footprint, open_session
+from qtool.runtime.timing import interleave
+from qtool.runtime.trial import random_feeds
+from qtool.shapes import with_shapes
+from qtool.stages.bench import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = Path(os.environ.get("QTOOL_ZOO", ROOT.parent / "shared" / "zoo"))
+IN_ZOO = {
+    "squeezenet1_1": "squeezenet1_1-torchvision",
+    "mobilenet_v1_0.75": "mobilenet_v1_0.75_224",
+    "resnet8": "mlperf-tiny-resnet8-cifar10",
+    "resnet20": "resnet20-cifar10",
+    "dscnn-kws": "mlperf-tiny-dscnn-kws",
+    "vww": "mlperf-tiny-mobilenetv1-0.25-vww",
+}
+BUILT: dict[str, Callable[[], Any]] = {"mobilenet_v2": mobilenet_v2, "resnet_50": resnet_50}
+NETWORKS = [*IN_ZOO, *BUILT]
+NATIVE, PEERS = "native int8", ("onnxruntime int8", "onnxruntime float", "openvino int8")
+CALIBRATION = 8  # samples
+
+Feeds = Mapping[str, np.ndarray]
+
+
+def float_model(name: str) -> Model:
+    """Return the frozen float network with a batch of 1."""
+    if name in BUILT:
+        return Model(ir.from_proto(BUILT[name]()))
+    loaded = qtool.load(ZOO / "models" / IN_ZOO[name] / "model.onnx")
+    return qtool.freeze(with_shapes(loaded))
+
+
+def openvino_session(path: str, feeds: Sequence[Feeds], threads: int) -> Callable[[Feeds], object]:
+    """Return a function that runs what NNCF makes of a float model."""
+    import nncf
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    quantized = nncf.quantize(model, nncf.Dataset([dict(f) for f in feeds]))
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = core.compile_model(quantized, "CPU", settings).create_infer_request()
+    return lambda fed: request.infer(fed, share_inputs=True)
+
+
+def has_openvino() -> bool:
+    """Tell whether OpenVINO and NNCF are installed."""
+    return all(find_spec(name) is not None for name in ("openvino", "nncf"))
+
+
+def cases(name: str, threads: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
+    """Yield the times of one network for each number of threads."""
+    real = float_model(name)
+    specs = real.inputs()
+    data = open_samples(None, specs, random=True, samples=CALIBRATION)
+    int8 = qtool.quantize(real, data=data, mode="static")
+    feeds = random_feeds(specs)
+    with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
+        paths = {kind: str(Path(folder) / f"{kind}.onnx") for kind in ("int8", "float")}
+        qtool.save(int8, paths["int8"])
+        qtool.save(real, paths["float"])
+        np.savez(Path(folder) / "feeds.npz", **feeds)
+        for n in threads:
+            runs = contestants(paths, [s.feeds for s in data], n)
+            times = interleave(
+                {who: lambda run=run: run(feeds) for who, run in runs.items()}, seconds=seconds
+            )
+            yield line(name, n, times) | footprints(paths["int8"], folder, n)
+
+
+def contestants(
+    paths: Mapping[str, str], samples: Sequence[Feeds], threads: int
+) -> dict[str, Callable[[Feeds], object]]:
+    """Return who takes part, by name."""
+    found: dict[str, Callable[[Feeds], object]] = {}
+    for who in (NATIVE, *PEERS[:2]):
+        runtime, kind = who.split()
+        session = open_session(runtime, paths[kind], threads)
+        found[who] = lambda fed, run=session.run: run(None, fed)
+    if has_openvino():
+        found[PEERS[2]] = openvino_session(paths["float"], samples, threads)
+    return found
+
+
+def line(name: str, threads: int, times: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the times, and the native runtime's ratio to the best peer by the fastest run."""
+    peers = [who for who in times if who != NATIVE]
+    best = min(peers, key=lambda who: times[who].minimum)
+    ratio, low, high = times[best].over(times[NATIVE])
+    return {
+        "bench": "runtime",
+        "network": name,
+        "threads": threads,
+        "min_ms": {who: t.minimum for who, t in times.items()},
+        "median_ms": {who: t.median for who, t in times.items()},
+        "best_peer": best,
+        "ratio_min": times[best].minimum / times[NATIVE].minimum,
+        "ratio_median": ratio,
+        "ratio_quartiles": [low, high],
+        "isa": os.environ.get("QTOOL_ISA", ""),
+        "machine": machine(),
+    }
+
+
+def footprints(path: str, folder: str, threads: int) -> dict[str, Any]:
+    """Return load time and memory of the two runtimes that run qtool's int8 model."""
+    found = {
+        who: footprint(who, path, str(Path(folder) / "feeds.npz"), threads)
+        for who in ("native", "onnxruntime")
+    }
+    return {key: {who: f[key] for who, f in found.items()} for key in ("load_ms", "peak_mb")}
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results as a Markdown table, fastest runs in milliseconds."""
+    shown = [who for who in (NATIVE, *PEERS) if any(who in f["min_ms"] for f in found)]
+    rows = [
+        ["network", "threads", *(f"{who}, min ms" for who in shown), "best peer / native, min",
+         "median [quartiles]", "load ms", "memory MB"],
+    ]  # fmt: skip
+    for f in found:
+        low, high = f["ratio_quartiles"]
+        rows.append([
+            f["network"], str(f["threads"]),
+            *(f"{f['min_ms'][who]:.3f}" if who in f["min_ms"] else "" for who in shown),
+            f"{f['ratio_min']:.2f} ({f['best_peer']})",
+            f"{f['ratio_median']:.2f} [{low:.2f}, {high:.2f}]",
+            *(" / ".join(f"{v:.0f}" for v in f[key].values()) for key in ("load_ms", "peak_mb")),
+        ])  # fmt: skip
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--threads", default="1,2", metavar="N,...")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each network and threads")
+    given = parser.parse_args()
+    unknown = set(given.networks) - set(NETWORKS)
+    if unknown:
+        parser.error(f"no network named {min(unknown)}; known: {', '.join(NETWORKS)}")
+    warnings.filterwarnings("ignore")  # of NNCF and what it imports
+    if not has_openvino():
+        print("OpenVINO is not there: pip install 'qtool[bench]'", file=sys.stderr)
+    found = []
+    for name in given.networks or NETWORKS:
+        for result in cases(name, [int(n) for n in given.threads.split(",")], given.seconds):
+            print(json.dumps(result), flush=True)
+            found.append(result)
+    print(table(found), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
