@@ -158,6 +158,9 @@ std::unique_ptr<Op> make_copy(const OpView& op) {
   Walk walk = read_walk(op);
   check_bounds(op, x, walk.x_start, walk.dims, walk.n, walk.x);
   check_bounds(op, y, walk.y_start, walk.dims, walk.n, walk.y);
+  int64_t total = 1;
+  for (int d = 0; d < walk.dims; ++d) total *= walk.n[d];
+  op.require(total <= y.size(), "it writes an element twice");
   simplify(walk);
   switch (item_bytes(x.dtype)) {
     case 1:

@@ -1,4 +1,5 @@
-/* The runtime without Python: loads a Program that `qtool.runtime.Session.export` wrote, runs it.
+/* The runtime without Python: loads the bytes that Session(...).program().to_bytes()
+ * gives in qtool.runtime, and runs them.
  *
  *     char error[256];
  *     qtool_session* session = qtool_open(bytes, n_bytes, NULL, error, sizeof error);

@@ -1,0 +1,93 @@
+"""Small Programs that together have every op and every way to run it: what fuzzing starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from runtime.graphs import Graph, integers, per_tensor, weight
+
+from qtool.runtime import Session
+
+P = per_tensor(0.05, 100)
+
+
+def programs() -> dict[str, bytes]:
+    """Return the bytes of each Program by name."""
+    return {name: _bytes(make) for name, make in SEEDS.items()}
+
+
+def _bytes(make: Callable[[Graph, np.random.Generator], str]) -> bytes:
+    graph = Graph()
+    graph.output(make(graph, np.random.default_rng(0)), "float32", 4)
+    return Session(graph.model()).program().to_bytes()
+
+
+def _image(graph: Graph, rng, channels: int = 5) -> str:
+    x = rng.normal(size=(2, channels, 6, 7)).astype(np.float32)
+    return graph.dequantize(graph.quantize(graph.feed(x), P), P)
+
+
+def _conv(graph: Graph, rng, x: str, c_in: int, c_out: int, kernel: int = 3, group: int = 1) -> str:
+    w, w_p = weight(rng, (c_out, c_in // group, kernel, kernel))
+    pads = [kernel // 2] * 4
+    return graph.node("Conv", x, graph.fixed(w, w_p), pads=pads, group=group)
+
+
+def _again(graph: Graph, x: str) -> str:
+    return graph.dequantize(graph.quantize(x, P), P)
+
+
+def convolutions(graph: Graph, rng) -> str:
+    x = _again(graph, _conv(graph, rng, _image(graph, rng), 5, 64))
+    x = _again(graph, _conv(graph, rng, x, 64, 64, group=64))
+    x = _again(graph, graph.node("HardSwish", _again(graph, _conv(graph, rng, x, 64, 9, 1))))
+    return _conv(graph, rng, x, 9, 6, 1, group=3)
+
+
+def residual(graph: Graph, rng) -> str:
+    x = _image(graph, rng, 16)
+    y = _again(graph, _conv(graph, rng, x, 16, 16))
+    return _again(graph, graph.node("Add", x, y))
+
+
+def product(graph: Graph, rng) -> str:
+    x = graph.feed(rng.normal(size=(2, 3, 5, 33)).astype(np.float32))
+    w, w_p = weight(rng, (33, 20), 1)
+    y = graph.node("MatMul", _again(graph, x), graph.fixed(w, w_p))
+    return graph.node("Add", y, graph.constant(rng.normal(size=20).astype(np.float32)))
+
+
+def pools(graph: Graph, rng) -> str:
+    x = _image(graph, rng)
+    x = graph.node("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 1])
+    x = _again(graph, graph.node("AveragePool", x, kernel_shape=[2, 2], pads=[0, 1, 0, 0]))
+    return graph.node("GlobalAveragePool", x)
+
+
+def elementwise(graph: Graph, rng) -> str:
+    x, y = _image(graph, rng), graph.real(integers(rng, (5, 1, 1), P), P)
+    x = _again(graph, graph.node("Mul", _again(graph, graph.node("Sub", x, y)), y))
+    x = graph.node("Sigmoid", x)
+    return graph.node("Relu", graph.node("Div", x, graph.feed(np.ones((7,), np.float32))))
+
+
+def movement(graph: Graph, rng) -> str:
+    x = _image(graph, rng)
+    a, b = graph.node("Split", x, axis=1, n_outputs=2, num_outputs=2)
+    x = graph.node("Concat", b, a, axis=1)
+    x = graph.node("Transpose", x, perm=[0, 2, 1, 3])
+    x = graph.node("Pad", x, graph.constant(np.array([0, 1, 0, 2, 0, 0, 0, 1])))
+    return graph.node("Softmax", x, axis=2)
+
+
+def floats(graph: Graph, rng) -> str:
+    x = graph.feed(rng.normal(size=(2, 5, 6, 7)).astype(np.float32))
+    x = graph.node("MaxPool", x, kernel_shape=[2, 2])
+    return graph.node("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4)
+
+
+SEEDS = {
+    f.__name__: f
+    for f in (convolutions, residual, product, pools, elementwise, movement, floats)
+}
