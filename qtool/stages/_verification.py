@@ -126,7 +126,9 @@ def failures(
     """Return what does not meet a threshold, each in words."""
     found = []
     if min_sqnr is not None and not _reaches(report.sqnr, min_sqnr):
-        found.append(f"the sqnr against float is {_text(report.sqnr)} dB; {min_sqnr:g} is needed")
+        found.append(
+            f"the sqnr against float is {_text(report.sqnr, ' dB')}; {min_sqnr:g} dB is needed"
+        )
     if max_lsb is not None and report.max_lsb > max_lsb:
         worst = max(report.layers, key=lambda layer: layer.max_lsb or 0)
         found.append(
@@ -135,7 +137,8 @@ def failures(
         )
     if min_agreement is not None and not _reaches(report.agreement, min_agreement):
         found.append(
-            f"the agreement with float is {_text(report.agreement)} %; {min_agreement:g} is needed"
+            f"the agreement with float is {_text(report.agreement, ' %')}; "
+            f"{min_agreement:g} % is needed"
         )
     return tuple(found)
 
@@ -144,8 +147,8 @@ def _reaches(value: float | None, wanted: float) -> bool:
     return value is not None and value >= wanted  # NaN does not
 
 
-def _text(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+def _text(value: float | None, unit: str) -> str:
+    return "unknown" if value is None else f"{value:.4g}{unit}"
 
 
 def _finite(value: Json) -> Json:

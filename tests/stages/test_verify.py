@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from quant.graphs import conv_net
+from quant.graphs import conv_net, model_of
 
 from qtool import runtime
 from qtool.data import open_samples
@@ -194,6 +194,17 @@ def test_every_threshold_that_is_not_met_is_named(int8, net, data):
 
     assert report.passed is False
     assert report.failures[0].startswith("the sqnr against float is ")
+
+
+def test_an_output_like_the_input_is_no_classes(tmp_path, rng):
+    net = model_of("net (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }")
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(3, 4)).astype(np.float32))
+    data = open_samples(str(tmp_path / "x.npz"), net.inputs())
+
+    report = verify(net, data=data, reference=net, min_agreement=50)
+
+    assert report.agreement is None
+    assert report.failures == ("the agreement with float is unknown; 50 % is needed",)
 
 
 def test_a_threshold_against_float_needs_the_float_model(int8, data):
