@@ -34,9 +34,10 @@ STAGE = "qtool.stages.quantize"
               help="Integers of weights.")
 @click.option("--weight-symmetric/--weight-asymmetric", default=True, show_default=True,
               help="Whether weights use -127..127 with zero point 0.")
-@click.option("--weight-method", default="mse", show_default=True,
+@click.option("--weight-method",
               type=Registered("qtool.quant.weights", "WEIGHT_METHODS", "weight method"),
-              help="How the scales of weights follow from their values.")
+              help="How the scales of weights follow from their values.  "
+              "[default: minmax for 8 bits, mse for 4]")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True,
               help="A weight scale for each output channel, or one for all.")
 @click.option("--block-size", type=click.IntRange(0), metavar="N",

@@ -47,7 +47,7 @@ class Options:
     activation_symmetric: bool = False
     weights: str = "int8"
     weight_symmetric: bool = True
-    weight_method: str = "mse"
+    weight_method: str | None = None  # None: minmax for 8 bits, mse for 4
     per_channel: bool = True
     block_size: int | None = None
     range: str = "mse"
@@ -66,7 +66,8 @@ class Options:
         lookup(dict.fromkeys(ACTIVATIONS), self.activations, "activation type")
         lookup(dict.fromkeys(WEIGHTS), self.weights, "weight type")
         lookup(RANGES, self.range, "range method")
-        lookup(WEIGHT_METHODS, self.weight_method, "weight method")
+        if self.weight_method is not None:
+            lookup(WEIGHT_METHODS, self.weight_method, "weight method")
         if self.format == "qoperator" and self.activations.endswith("16"):
             raise UsageError(f"--format qoperator has no {self.activations} form; use --format qdq")
         if self.block_size and self.mode in ("static", "dynamic"):
@@ -77,7 +78,7 @@ class Options:
         """How weights are quantized."""
         return WeightScheme(
             self.weights,
-            self.weight_method,
+            self.weight_method or ("mse" if self.weights.endswith("int4") else "minmax"),
             per_channel=self.per_channel,
             symmetric=self.weight_symmetric,
             narrow=self.weight_symmetric,
@@ -121,6 +122,12 @@ def quantize(
         mode = "static" if model.statistics is not None or data is not None else "auto"
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress)
+    elif data is not None:
+        why = f"for mode {mode}" if mode != "static" else "as the statistics are there"
+        log.warning("the samples are not used: none are needed %s", why)
+    if mode == "static" and model.statistics is not None and model.statistics.shards:
+        part = ", ".join(model.statistics.shards)
+        log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
     if chosen.format == "qoperator" and mode != "static":
         raise UsageError("--format qoperator is for static quantization: give --data or statistics")
     make = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}
