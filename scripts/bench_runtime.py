@@ -12,6 +12,7 @@ on standard error. QTOOL_ISA limits the native runtime's instruction set.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -68,7 +69,9 @@ def openvino_session(path: str, feeds: Sequence[Feeds], threads: int) -> Callabl
 
     core = openvino.Core()
     model = core.read_model(path)
-    quantized = nncf.quantize(model, nncf.Dataset([dict(f) for f in feeds]))
+    data = nncf.Dataset([dict(f) for f in feeds])
+    with contextlib.redirect_stdout(sys.stderr):  # it shows progress
+        quantized = nncf.quantize(model, data, subset_size=len(feeds))
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     request = core.compile_model(quantized, "CPU", settings).create_infer_request()
     return lambda fed: request.infer(fed, share_inputs=True)
