@@ -67,7 +67,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class OpRate:
+class OpSpeed:
     """One op of the native runtime.
 
     share: of the peak of its kernel's instruction, or for ops without multiply-accumulates of a
@@ -91,7 +91,7 @@ class Bench:
     cores: int
     feeds: Mapping[str, tuple[int, ...]]
     timings: tuple[Timing, ...]
-    ops: tuple[OpRate, ...] = ()
+    ops: tuple[OpSpeed, ...] = ()
     peaks: Peaks | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -131,7 +131,7 @@ def bench(
         timings: list[Timing] = []
         for n in progress(threads, "timing", len(threads)):
             timings += _timings(contestants, feeds, fed, n, seconds)
-        ops: tuple[OpRate, ...] = ()
+        ops: tuple[OpSpeed, ...] = ()
         peaks = measure(threads[0]) if per_op else None
         if peaks is not None:
             ops = _ops(contestants[0].path, feeds, threads[0], peaks)
@@ -252,14 +252,14 @@ def _timing(c: Contestant, mine: Times, native: Times, fed: str, threads: int) -
 
 def _ops(
     path: str, feeds: Mapping[str, npt.NDArray[Any]], threads: int, peaks: Peaks
-) -> tuple[OpRate, ...]:
+) -> tuple[OpSpeed, ...]:
     found = open_session(NATIVE, path, threads).profile(feeds, PROFILES)
-    return tuple(_rate(op, peaks) for op in found)
+    return tuple(_speed(op, peaks) for op in found)
 
 
-def _rate(op: Any, peaks: Peaks) -> OpRate:
+def _speed(op: Any, peaks: Peaks) -> OpSpeed:
     seconds = max(op.ms / 1e3, 1e-12)
     gmacs, gb = op.macs / seconds / 1e9, op.n_bytes / seconds / 1e9
     peak = peaks.gmacs.get(op.kernel.rpartition("__")[2]) if op.macs else peaks.gb
     share = None if not peak else (gmacs if op.macs else gb) / peak
-    return OpRate(op.name, op.op, op.kernel, op.ms, gmacs, gb, share)
+    return OpSpeed(op.name, op.op, op.kernel, op.ms, gmacs, gb, share)
