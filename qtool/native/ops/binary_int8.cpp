@@ -36,6 +36,7 @@ class BinaryInt8 final : public Op {
     args_.b_ratio = adds ? op.finite(1) : 0;
     args_.a_repeats = a_.step == 0;
     args_.b_repeats = b_.step == 0;
+    op.require(!args_.a_repeats || !args_.b_repeats, "y is wider than both operands");
   }
 
   const char* kernel() const noexcept override { return isa_name(isa_); }
