@@ -119,6 +119,8 @@ def _unreadable(path: Path, error: Exception) -> str:
 
     if isinstance(error, FileNotFoundError):
         return f"{path}: there is no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{path}: {error.strerror}"
     if isinstance(error, UnidentifiedImageError):
         return f"{path} is not a picture that Pillow can read"
     return f"{path} is damaged or cut short: {error}"
@@ -157,6 +159,8 @@ def _listed(path: Path, rows: list[Row]) -> list[Picture]:
     found = []
     for line, file, text in rows:
         where = f"{path} line {line}: "
+        if "\0" in file:
+            raise DataError(f"{where}the name of the file holds a NUL character")
         place = next((root / file for root in roots if (root / file).is_file()), roots[0] / file)
         found.append(Picture(place, _label(text, where), where))
     return found
