@@ -88,6 +88,5 @@ def floats(graph: Graph, rng) -> str:
 
 
 SEEDS = {
-    f.__name__: f
-    for f in (convolutions, residual, product, pools, elementwise, movement, floats)
+    f.__name__: f for f in (convolutions, residual, product, pools, elementwise, movement, floats)
 }
