@@ -10,9 +10,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <random>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "conv/conv.h"
@@ -28,7 +30,7 @@ double now() {
 }
 
 struct Shape {
-  int times, in_h, in_w, in_c, out_c, kernel, stride, pad, groups;
+  int in_h, in_w, in_c, out_c, kernel, stride, pad, groups;
 };
 
 std::vector<Shape> read_shapes(const char* path) {
@@ -37,8 +39,8 @@ std::vector<Shape> read_shapes(const char* path) {
   for (std::string line; std::getline(file, line);) {
     if (line.empty() || line[0] == '#') continue;
     Shape s{};
-    std::istringstream(line) >> s.times >> s.in_h >> s.in_w >> s.in_c >> s.out_c >> s.kernel >>
-        s.stride >> s.pad >> s.groups;
+    std::istringstream(line) >> s.in_h >> s.in_w >> s.in_c >> s.out_c >> s.kernel >> s.stride >>
+        s.pad >> s.groups;
     shapes.push_back(s);
   }
   return shapes;
@@ -46,7 +48,8 @@ std::vector<Shape> read_shapes(const char* path) {
 
 struct Case {
   ConvArgs args{};
-  Memory x, y, packed, scratch;
+  Memory packed;
+  uint8_t *x = nullptr, *y = nullptr, *scratch = nullptr;
   std::vector<int8_t> w;
   std::vector<int32_t> bias;
   std::vector<float> scale;
@@ -65,9 +68,6 @@ struct Case {
     a.x_zero_point = 7;
     a.threads = 1;
     std::mt19937 random(1);
-    x = Memory(size_t(a.in_h) * size_t(a.in_w) * size_t(a.in_c));
-    for (size_t i = 0; i < x.size(); ++i) x.data()[i] = uint8_t(random());
-    y = Memory(size_t(a.pixels()) * size_t(a.out_c));
     w.resize(size_t(a.out_c) * size_t(a.depth()));
     std::normal_distribution<float> normal(0, 34);  // as in real networks: the largest are 127
     for (int8_t& v : w) v = int8_t(std::clamp(std::lround(normal(random)), -127L, 127L));
@@ -84,38 +84,67 @@ struct Case {
   void prepare(const ConvVariant& variant) {
     packed = Memory(variant.packed_bytes(args));
     variant.pack(args, packed.data());
-    scratch = Memory(variant.scratch_bytes(args));
   }
 
+  size_t x_bytes() const { return size_t(args.in_h) * size_t(args.in_w) * size_t(args.in_c); }
+  size_t y_bytes() const { return size_t(args.pixels()) * size_t(args.out_c); }
+
   void run(const ConvVariant& variant) {
-    const ConvCall call{&args, packed.data(), x.data(), nullptr, y.data(), scratch.data()};
+    const ConvCall call{&args, packed.data(), x, nullptr, y, scratch};
     variant.run(call, 0, variant.units(args));
   }
 
   double macs() const { return double(args.pixels()) * args.out_c * args.depth(); }
 };
 
-bool equals_definition(Case& c, const ConvVariant& variant) {
-  c.prepare(conv_any_1x1__scalar);
-  c.run(conv_any_1x1__scalar);
-  const std::vector<uint8_t> expected(c.y.data(), c.y.data() + c.y.size());
-  std::memset(c.y.data(), 0, c.y.size());
+std::vector<uint8_t> result(Case& c, const ConvVariant& variant) {
+  Memory y(c.y_bytes()), scratch(variant.scratch_bytes(c.args));
+  c.y = y.data(), c.scratch = scratch.data();
   c.prepare(variant);
   c.run(variant);
-  return std::memcmp(expected.data(), c.y.data(), c.y.size()) == 0;
+  return {y.data(), y.data() + y.size()};
 }
 
-double best_seconds(Case& c, const ConvVariant& variant, double seconds) {
-  c.prepare(variant);
-  double best = 1e9;
-  for (double start = now(), end = start; end - start < seconds || best == 1e9;) {
-    const double begin = now();
-    c.run(variant);
-    end = now();
-    best = std::min(best, end - begin);
-  }
-  return best;
+void fill(Memory& memory) {
+  std::mt19937 random(2);
+  for (size_t i = 0; i < memory.size(); ++i) memory.data()[i] = uint8_t(random());
 }
+
+bool equals_definition(const Shape& shape, const ConvVariant& variant) {
+  Case c(shape);
+  Memory x(c.x_bytes());
+  fill(x);
+  c.x = x.data();
+  return result(c, conv_any_1x1__scalar) == result(c, variant);
+}
+
+// A layer of a network: what dispatch chose for it, and the least time it took.
+struct Layer {
+  Case data;
+  const ConvVariant* variant;
+  double best = 1e9;
+
+  Layer(const Shape& shape, const ConvVariant* wanted) : data(shape) {
+    variant = wanted != nullptr ? wanted : &select_conv(data.args, Isa::kAmx);
+  }
+
+  bool runs() const {
+    return supports(variant->isa) && variant->available() && variant->supports(data.args);
+  }
+
+  void time() {
+    const double begin = now();
+    data.run(*variant);
+    best = std::min(best, now() - begin);
+  }
+};
+
+struct Options {
+  const ConvVariant* wanted = nullptr;
+  double seconds = 1;
+  int repeat = 1;  // of a layer before the next: more, and its weights stay in the cache
+  bool check = false;
+};
 
 const ConvVariant* find(const char* name) {
   for (int i = 0; i < n_conv_variants(); ++i) {
@@ -125,39 +154,101 @@ const ConvVariant* find(const char* name) {
   std::exit(2);
 }
 
+// One line for all layers of a shape.
+struct Row {
+  Shape shape;
+  const Layer* layer;
+  int times;
+  double seconds;
+};
+
+void print(const Row& row) {
+  const Shape& s = row.shape;
+  const double seconds = row.seconds / row.times;
+  std::printf("%2d x %3dx%-3d %4d -> %-4d k%d s%d g%-4d %-24s %8.4f ms %7.1f GMAC/s  est %.2f\n",
+              row.times, s.in_h, s.in_w, s.in_c, s.out_c, s.kernel, s.stride, s.groups,
+              row.layer->variant->name, seconds * 1e3, row.layer->data.macs() / seconds / 1e9,
+              row.layer->variant->cycles(row.layer->data.args) / 3e9 / seconds);
+}
+
+// Layers take turns in two buffers, as tensors in an arena do.
+struct Arena {
+  Memory buffers[2], scratch;
+
+  template <typename Layers>
+  explicit Arena(Layers& layers) {
+    size_t activation_bytes = 0, scratch_bytes = 0;
+    for (auto& [shape, layer] : layers) {
+      const Case& c = layer->data;
+      activation_bytes = std::max({activation_bytes, c.x_bytes(), c.y_bytes()});
+      scratch_bytes = std::max(scratch_bytes, layer->variant->scratch_bytes(c.args));
+    }
+    scratch = Memory(scratch_bytes);
+    for (Memory& buffer : buffers) {
+      buffer = Memory(activation_bytes);
+      fill(buffer);
+    }
+    for (size_t i = 0; i < layers.size(); ++i) {
+      Case& c = layers[i].second->data;
+      c.x = buffers[i % 2].data(), c.y = buffers[(i + 1) % 2].data(), c.scratch = scratch.data();
+    }
+  }
+};
+
+// All layers one after the other, again and again, so that weights come from where they would.
+void bench(const char* path, const Options& options) {
+  std::vector<std::pair<Shape, std::unique_ptr<Layer>>> layers;
+  for (const Shape& shape : read_shapes(path)) {
+    auto layer = std::make_unique<Layer>(shape, options.wanted);
+    if (!layer->runs()) continue;
+    if (options.check && !equals_definition(shape, *layer->variant)) {
+      std::fprintf(stderr, "%s is wrong\n", layer->variant->name);
+      std::exit(1);
+    }
+    layer->data.prepare(*layer->variant);
+    layers.emplace_back(shape, std::move(layer));
+  }
+  const Arena arena(layers);
+  for (double start = now(); now() - start < options.seconds;) {
+    for (auto& [shape, layer] : layers) {
+      for (int i = 0; i < options.repeat; ++i) layer->time();
+    }
+  }
+  double seconds = 0, macs = 0;
+  std::vector<Row> rows;
+  for (auto& [shape, layer] : layers) {
+    seconds += layer->best;
+    macs += layer->data.macs();
+    const auto same = [&](const Row& r) {
+      return std::memcmp(&r.shape, &shape, sizeof(shape)) == 0;
+    };
+    const auto row = std::find_if(rows.begin(), rows.end(), same);
+    if (row == rows.end()) {
+      rows.push_back({shape, layer.get(), 1, layer->best});
+    } else {
+      ++row->times;
+      row->seconds += layer->best;
+    }
+  }
+  for (const Row& row : rows) print(row);
+  std::printf("%s: %.3f ms, %.1f GMAC/s\n", path, seconds * 1e3, macs / seconds / 1e9);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const ConvVariant* wanted = nullptr;
-  double seconds = 0.05;
-  bool check = false;
+  Options options;
   for (int i = 1; i < argc; ++i) {
     if (same_name(argv[i], "--variant")) {
-      wanted = find(argv[++i]);
+      options.wanted = find(argv[++i]);
     } else if (same_name(argv[i], "--seconds")) {
-      seconds = std::atof(argv[++i]);
+      options.seconds = std::atof(argv[++i]);
+    } else if (same_name(argv[i], "--repeat")) {
+      options.repeat = std::atoi(argv[++i]);
     } else if (same_name(argv[i], "--check")) {
-      check = true;
+      options.check = true;
     } else {
-      double total_ms = 0, total_macs = 0;
-      for (const Shape& shape : read_shapes(argv[i])) {
-        Case c(shape);
-        const ConvVariant& v = wanted == nullptr ? select_conv(c.args, Isa::kAmx) : *wanted;
-        if (!supports(v.isa) || !v.available() || !v.supports(c.args)) continue;
-        if (check && !equals_definition(c, v)) {
-          std::fprintf(stderr, "%s is wrong\n", v.name);
-          return 1;
-        }
-        const double best = best_seconds(c, v, seconds);
-        total_ms += best * 1e3 * shape.times;
-        total_macs += c.macs() * shape.times;
-        std::printf(
-            "%2d x %3dx%-3d %4d -> %-4d k%d s%d g%-4d %-24s %8.4f ms %7.1f GMAC/s  est %.2f\n",
-            shape.times, shape.in_h, shape.in_w, shape.in_c, shape.out_c, shape.kernel,
-            shape.stride, shape.groups, v.name, best * 1e3, c.macs() / best / 1e9,
-            v.cycles(c.args) / 3.5e9 / best);
-      }
-      std::printf("%s: %.3f ms, %.1f GMAC/s\n", argv[i], total_ms, total_macs / total_ms / 1e6);
+      bench(argv[i], options);
     }
   }
 }

@@ -3,186 +3,111 @@
 // A tile's pixels are neighbours in a line of the output, so that their windows lie a constant
 // step apart and a tile of x is loaded from where x is. What a tile costs grows with its rows, so
 // lines are cut into tiles of equal height; where that does not divide, the last tile overlaps
-// the one before and stores only what is new.
-#include <immintrin.h>
-
+// the one before and makes some pixels again.
+#include "conv/amx_tiles.h"
 #include "conv/packed.h"
 #include "conv/tiled.h"
-#include "gemm/avx512_epilogue.h"
-#include "lookup/lookup.h"
 
 namespace qtool {
 namespace {
 
-constexpr int kRows = 16, kDepth = 64, kPanelBlocks = 2;
-constexpr int kRowSums = kPanelBlocks * kLanes;
-
-struct [[gnu::packed]] TileConfig {
-  uint8_t palette = 1, start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// 0 .. 3 sums, 4 and 5 x, 6 and 7 w.
-void configure(int rows) noexcept {
-  TileConfig config;
-  for (int tile = 0; tile < 8; ++tile) {
-    config.row_bytes[tile] = 64;
-    config.rows[tile] = uint8_t(tile < 6 ? rows : 16);
-  }
-  asm volatile("" ::: "memory");  // GCC 12's _tile_loadconfig declares the first 8 bytes only
-  _tile_loadconfig(&config);
+int32_t tile_rows(int32_t line) noexcept {
+  const int32_t n = (line + kRows - 1) / kRows;
+  return (line + n - 1) / n;
 }
 
-// Where the tiles of a block are.
-class Grid {
- public:
-  Grid(const ConvPlan& plan, const ConvBlock& block) : block_(block), step_(plan.step) {
-    line_ = block.n_pixels / block.n_lines;
-    per_line_ = (line_ + kRows - 1) / kRows;
-    rows_ = (line_ + per_line_ - 1) / per_line_;
-  }
-
-  struct Tile {
-    const uint8_t* x;
-    int64_t pixel;  // of y, the first to store
-    int32_t skip;   // rows that the tile before has stored
-  };
-
-  int32_t rows() const noexcept { return rows_; }
-  int32_t size() const noexcept { return per_line_ * block_.n_lines; }
-
-  Tile operator[](int32_t tile) const noexcept {
-    const int32_t line = tile / per_line_, begin = tile % per_line_ * rows_;
-    const int32_t at = begin < line_ - rows_ ? begin : line_ - rows_;
-    return {block_.x + line * block_.line_step + at * step_,
-            block_.first_pixel + int64_t{line} * line_ + begin, begin - at};
-  }
-
- private:
-  const ConvBlock& block_;
-  int64_t step_;
-  int32_t line_, per_line_, rows_;
-};
-
-struct Panel {
-  const int8_t* w;
-  const int32_t *bias, *offsets;
-  int32_t n_segments, steps;
-  int64_t x_step;
-};
-
-// sums (mt * 16, 32) of mt tiles of pixels and nt blocks of channels.
-template <int mt, int nt>
-void multiply(const Panel& p, const uint8_t* const* x, int32_t* sums) noexcept {
-  _tile_loadd(0, p.bias, 0);
-  if (nt > 1) _tile_loadd(1, p.bias + kLanes, 0);
-  if (mt > 1) _tile_loadd(2, p.bias, 0);
-  if (mt > 1 && nt > 1) _tile_loadd(3, p.bias + kLanes, 0);
-  const int8_t* w = p.w;
-  for (int32_t s = 0; s < p.n_segments; ++s) {
-    const uint8_t* x0 = x[0] + p.offsets[s];
-    const uint8_t* x1 = mt > 1 ? x[1] + p.offsets[s] : nullptr;
-    for (int32_t k = 0; k < p.steps; ++k, w += nt * 1024, x0 += kDepth, x1 += kDepth) {
-      _tile_loadd(6, w, 64);
-      _tile_loadd(4, x0, p.x_step);
-      _tile_dpbusd(0, 4, 6);
-      if (nt > 1) {
-        _tile_loadd(7, w + 1024, 64);
-        _tile_dpbusd(1, 4, 7);
-      }
-      if (mt > 1) {
-        _tile_loadd(5, x1, p.x_step);
-        _tile_dpbusd(2, 5, 6);
-      }
-      if (mt > 1 && nt > 1) _tile_dpbusd(3, 5, 7);
+// Writes where the tiles of a block are; returns how many.
+int32_t list_tiles(const ConvPlan& plan, const ConvBlock& block, PixelTile* tiles) noexcept {
+  const int32_t line = block.n_pixels / block.n_lines, rows = tile_rows(line);
+  int32_t n = 0;
+  for (int32_t j = 0; j < block.n_lines; ++j) {
+    for (int32_t begin = 0; begin < line; begin += rows) {
+      const int32_t at = begin < line - rows ? begin : line - rows;
+      tiles[n++] = {block.x + j * block.line_step + at * plan.step,
+                    block.first_pixel + int64_t{j} * line + at, begin - at};
     }
   }
-  _tile_stored(0, sums, kRowSums * 4);
-  if (nt > 1) _tile_stored(1, sums + kLanes, kRowSums * 4);
-  if (mt > 1) _tile_stored(2, sums + kRows * kRowSums, kRowSums * 4);
-  if (mt > 1 && nt > 1) _tile_stored(3, sums + kRows * kRowSums + kLanes, kRowSums * 4);
+  return n;
 }
 
-// Two pixels of 32 channels at a time.
-void store_plain(const GemmTile& t, const int32_t* sums, int n_pixels) noexcept {
-  const VectorEpilogue v(*t.epilogue);
-  const __m512 scale[2] = {_mm512_loadu_ps(t.scale), _mm512_loadu_ps(t.scale + kLanes)};
-  const auto mask = __mmask32(first_channels(t.channels));
-  int i = 0;
-  for (; i + 1 < n_pixels; i += 2, sums += 2 * kRowSums) {
-    __m512i q[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      q[j] = steps(v, _mm512_load_si512(sums + j * kLanes), scale[j % 2]);
-    }
-    const __m512i bytes = pack_steps(v, q[0], q[1], q[2], q[3]);
-    _mm256_mask_storeu_epi8(t.y + i * t.y_pitch, mask, _mm512_castsi512_si256(bytes));
-    _mm256_mask_storeu_epi8(t.y + (i + 1) * t.y_pitch, mask, _mm512_extracti64x4_epi64(bytes, 1));
-  }
-  if (i < n_pixels) store_pixel<2>(t, v, sums, i);
+size_t tiles_at(const ConvPlan& plan) noexcept {
+  return (plan.copy_bytes + kOverread + 63) / 64 * 64;
 }
 
+template <class Waiting>
 class Runner {
  public:
   explicit Runner(const ConvCall& call)
-      : call_(call), packed_(*reinterpret_cast<const PackedConv*>(call.packed)) {}
+      : call_(call),
+        packed_(*reinterpret_cast<const PackedConv*>(call.packed)),
+        tiles_(reinterpret_cast<PixelTile*>(call.scratch + tiles_at(packed_.plan))),
+        waiting_(call.args->epilogue) {}
 
   void run(int64_t begin, int64_t end) noexcept {
     const int64_t panels = int64_t{call_.args->groups} * packed_.n_panels;
+    const int64_t first_block = begin / panels;
     for (int64_t unit = begin; unit < end; ++unit) {
-      if (unit == begin || unit % panels == 0) {
-        block_ = open_block(call_, packed_.plan, unit / panels, call_.scratch);
-      }
-      run_panel(unit % panels);
+      const int64_t block = unit / panels, panel = unit % panels;
+      if (unit == begin || panel == 0) open(block);
+      // Weights come from memory once; then they are in some cache.
+      const bool fetches = block == first_block && unit + 1 < end && panel + 1 < panels;
+      run_panel(panel, fetches);
     }
+    waiting_.finish();
     if (rows_ != 0) _tile_release();
   }
 
  private:
-  void run_panel(int64_t panel) noexcept {
-    const GemmTile t = tiled_panel(call_, packed_, panel);
-    const Panel p{t.w, t.bias, t.offsets, t.n_segments, packed_.segment_steps, packed_.plan.step};
-    const Grid grid(packed_.plan, block_);
-    if (grid.rows() != rows_) configure(grid.rows());
-    rows_ = grid.rows();
-    const bool wide = t.channels > kLanes;
-    for (int32_t i = 0; i < grid.size(); i += 2) {
-      const Grid::Tile first = grid[i];
-      if (i + 1 == grid.size()) {
-        wide ? multiply<1, 2>(p, &first.x, sums_) : multiply<1, 1>(p, &first.x, sums_);
-        store(t, first, sums_);
-        return;
-      }
-      const Grid::Tile second = grid[i + 1];
-      const uint8_t* x[2] = {first.x, second.x};
-      wide ? multiply<2, 2>(p, x, sums_) : multiply<2, 1>(p, x, sums_);
-      store(t, first, sums_);
-      store(t, second, sums_ + kRows * kRowSums);
-    }
+  void open(int64_t index) noexcept {
+    const ConvBlock block = open_block(call_, packed_.plan, index, call_.scratch);
+    n_tiles_ = list_tiles(packed_.plan, block, tiles_);
+    const int32_t rows = tile_rows(block.n_pixels / block.n_lines);
+    if (rows != rows_) configure_tiles(rows);
+    rows_ = rows;
   }
 
-  void store(GemmTile t, const Grid::Tile& at, const int32_t* sums) const noexcept {
-    t.y += at.pixel * t.y_pitch;
-    if (t.residual != nullptr) t.residual += at.pixel * t.residual_pitch;
-    sums += at.skip * kRowSums;
-    if (packs_bytes(*t.epilogue)) {
-      store_plain(t, sums, rows_ - at.skip);
-    } else {
-      store_pixels<kPanelBlocks>(t, sums, rows_ - at.skip);
-    }
-    if (t.epilogue->table != nullptr) {
-      look_up({t.epilogue->table, t.y, rows_ - at.skip, t.channels, t.y_pitch});
+  void run_panel(int64_t index, bool fetches) noexcept {
+    panel_turn_ ^= 1;
+    TilePanel& panel = panels_[panel_turn_];  // sums of the other one may still wait
+    panel.tile = tiled_panel(call_, packed_, index);
+    panel.x_step = packed_.plan.step;
+    panel.rows = rows_;
+    panel.steps = packed_.segment_steps;
+    panel.mask = __mmask32(first_channels(panel.tile.channels));
+    const int32_t steps = panel.steps * panel.tile.n_segments;
+    const int64_t lines = fetches ? int64_t(packed_.panel_bytes / 64) : 0;
+    const int64_t all_steps = int64_t{steps} * ((n_tiles_ + 1) / 2);
+    panel.next = panel.tile.w + packed_.panel_bytes;
+    panel.next_lines = int32_t((lines + all_steps - 1) / all_steps);
+    const bool wide = panel.tile.channels > kLanes;
+    const int32_t rows_a_step = (rows_ + steps - 1) / steps;
+    for (int32_t i = 0; i < n_tiles_; i += 2) {
+      const int n = i + 1 < n_tiles_ ? 2 : 1;
+      int32_t* sums = sums_[turn_];
+      turn_ ^= 1;
+      const auto product = n == 2 ? wide ? multiply<2, 2, Waiting> : multiply<2, 1, Waiting>
+                           : wide ? multiply<1, 2, Waiting>
+                                  : multiply<1, 1, Waiting>;
+      product(panel, tiles_ + i, rows_a_step, sums, waiting_);
+      waiting_.put(panel, tiles_ + i, n, sums);
     }
   }
 
   const ConvCall& call_;
   const PackedConv& packed_;
-  ConvBlock block_{};
-  int rows_ = 0;  // of the tiles as configured, 0 when not
-  alignas(64) int32_t sums_[2 * kRows * kRowSums];
+  PixelTile* const tiles_;
+  int32_t n_tiles_ = 0;
+  int32_t rows_ = 0;  // of the tiles as configured, 0 when not
+  int turn_ = 0, panel_turn_ = 0;
+  Waiting waiting_;
+  TilePanel panels_[2];
+  alignas(64) int32_t sums_[2][2 * kRows * kRowSums];
 };
+
+template <class Waiting>
+void run_with(const ConvCall& call, int64_t begin, int64_t end) noexcept {
+  Runner<Waiting>(call).run(begin, end);
+}
 
 PackedConv layout(const ConvArgs& a) noexcept {
   return PackedConv::layout(a, plan_conv(a, 2 * kRows), kDepth, kPanelBlocks);
@@ -196,7 +121,10 @@ size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
 
 void pack(const ConvArgs& a, uint8_t* packed) noexcept { pack_conv(a, layout(a), packed); }
 
-size_t scratch_bytes(const ConvArgs& a) noexcept { return tiled_scratch_bytes(layout(a).plan); }
+size_t scratch_bytes(const ConvArgs& a) noexcept {
+  const ConvPlan plan = layout(a).plan;
+  return tiles_at(plan) + size_t(plan.block_pixels()) * sizeof(PixelTile);
+}
 
 int64_t units(const ConvArgs& a) noexcept { return layout(a).n_units(a); }
 
@@ -209,7 +137,15 @@ double cycles(const ConvArgs& a) noexcept {
 }
 
 void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
-  Runner(call).run(begin, end);
+  const Epilogue& e = call.args->epilogue;
+  const bool bounded = reinterpret_cast<const PackedConv*>(call.packed)->bounded;
+  if (e.float_output) return run_with<StoredAtOnce>(call, begin, end);
+  if (e.has_residual) {
+    return bounded ? run_with<Pending<true, true>>(call, begin, end)
+                   : run_with<Pending<true, false>>(call, begin, end);
+  }
+  return bounded ? run_with<Pending<false, true>>(call, begin, end)
+                 : run_with<Pending<false, false>>(call, begin, end);
 }
 
 }  // namespace

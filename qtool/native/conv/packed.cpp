@@ -1,6 +1,7 @@
 #include "conv/packed.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace qtool {
@@ -37,6 +38,22 @@ void pack_constants(const Epilogue& e, int64_t first, int32_t channels, int32_t*
   if (e.float_bias != nullptr) std::memcpy(to + 2 * kPanelChannels, e.float_bias + first, bytes);
 }
 
+// Whether float32(acc) * scale, and the sum with a residual, are below 2^30 for any input.
+bool is_bounded(const ConvArgs& a) noexcept {
+  const Epilogue& e = a.epilogue;
+  const double limit = 0x1p30;
+  const double ratios = std::abs(double(e.y_ratio)) + std::abs(double(e.residual_ratio));
+  if (e.has_residual && !(256 * ratios < limit)) return false;
+  for (int32_t o = 0; o < a.out_c; ++o) {
+    const int8_t* w = a.w + int64_t{o} * a.depth();
+    int64_t sum = 0;
+    for (int32_t k = 0; k < a.depth(); ++k) sum += w[k] < 0 ? -w[k] : w[k];
+    const double most = std::min(255.0 * double(sum) + std::abs(double(e.bias[o])), 0x1p31);
+    if (!(most * std::abs(double(e.scale[o])) < limit)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 PackedConv PackedConv::layout(const ConvArgs& a, const ConvPlan& plan, int32_t depth_step,
@@ -63,7 +80,8 @@ int32_t PackedConv::channels(int64_t panel) const noexcept {
 
 void pack_conv(const ConvArgs& a, const PackedConv& l, uint8_t* packed) noexcept {
   std::memcpy(packed, &l, sizeof(l));
-  const auto& self = *reinterpret_cast<const PackedConv*>(packed);
+  auto& self = *reinterpret_cast<PackedConv*>(packed);
+  self.bounded = is_bounded(a);
   for (int32_t group = 0; group < a.groups; ++group) {
     auto* offsets = const_cast<int32_t*>(self.offsets(group));
     for (int32_t s = 0; s < l.plan.n_segments; ++s) {

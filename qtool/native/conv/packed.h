@@ -20,6 +20,7 @@ struct PackedConv {
   int32_t n_panels;                                     // of a group
   int32_t segment_steps;                                // of depth_step in each segment
   size_t constants_at, weights_at, panel_bytes, bytes;  // from the header
+  bool bounded;  // no product of an accumulator and its scale comes near the ends of int32
   size_t extra_at, extra_offsets_at, extra_weights_at;  // pairs.h; 0 where there are none
 
   static PackedConv layout(const ConvArgs& args, const ConvPlan& plan, int32_t depth_step,

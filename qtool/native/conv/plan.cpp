@@ -6,6 +6,9 @@
 namespace qtool {
 namespace {
 
+constexpr int64_t kFarWeights = 768 << 10, kFarBlock = 512 << 10, kNearBlock = 40 << 10;
+constexpr int64_t kLeastPixels = 96;  // of a block, for what reading weights from the cache costs
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool leaves_image(const ConvArgs& a, const ConvPlan& p) noexcept {
@@ -24,14 +27,24 @@ void cut_segments(const ConvArgs& a, ConvPlan& p) noexcept {
 
 int64_t block_row_bytes(const ConvPlan& p) noexcept { return p.row_w * p.pitch; }
 
-// Lines such that what a block reads fits the cache and every thread has a block, where weights
-// are so few that reading them again costs little.
+// While weights fit the second cache, blocks whose input and output fit the first one, so that each
+// is read or written there by all panels; else blocks as large as the second one takes, because
+// weights then come from afar. Copied blocks have some lines at least: borders are copied twice.
+int64_t best_lines(const ConvArgs& a, const ConvPlan& p) noexcept {
+  const int64_t x_bytes = p.flat ? p.step : block_row_bytes(p) * a.stride_h;
+  const int64_t y_bytes =
+      int64_t{a.out_c} * (a.epilogue.float_output ? 4 : 1) * (p.flat ? 1 : p.line);
+  if (int64_t{a.out_c} * a.depth() > kFarWeights) return std::max<int64_t>(1, kFarBlock / x_bytes);
+  const int64_t least_pixels = ceil_div(kLeastPixels, p.flat ? 1 : p.line);
+  const int64_t overlap = p.copied ? 3 * std::max<int64_t>(0, p.window_h - a.stride_h) : 0;
+  return std::max({int64_t{1}, kNearBlock / (x_bytes + y_bytes), least_pixels, overlap});
+}
+
+// At least one block for each thread, where weights are so few that reading them again is cheap.
 void cut_blocks(const ConvArgs& a, int32_t tile_pixels, ConvPlan& p) noexcept {
   const int64_t lines = p.flat ? a.pixels() : a.out_h;
-  const int64_t line_bytes = p.flat ? p.step : block_row_bytes(p) * a.stride_h;
-  const bool few_weights = int64_t{a.out_c} * a.depth() <= kBlockBytes;
-  int64_t n = std::max<int64_t>(1, ceil_div(lines * line_bytes, kBlockBytes));
-  if (few_weights) n = ceil_div(n, a.threads) * a.threads;
+  int64_t n = ceil_div(lines, std::min(lines, best_lines(a, p)));
+  if (int64_t{a.out_c} * a.depth() <= kFarWeights) n = ceil_div(n, a.threads) * a.threads;
   int64_t block = ceil_div(lines, std::min(n, lines));
   if (p.flat) block = ceil_div(block, tile_pixels) * tile_pixels;
   p.block_lines = int32_t(std::min(block, lines));

@@ -28,8 +28,7 @@ struct ConvPlan {
   int64_t offset(const ConvArgs& args, int32_t segment) const noexcept;
 };
 
-constexpr int64_t kBlockBytes = 256 << 10;  // of input that a block reads: half of a second cache
-constexpr size_t kOverread = 64;            // bytes that kernels may read beyond a window, unused
+constexpr size_t kOverread = 64;  // bytes that kernels may read beyond a window, unused
 constexpr size_t kMostCopyBytes = 64 << 20;
 
 // Flat blocks are multiples of tile_pixels; 0 keeps lines apart.

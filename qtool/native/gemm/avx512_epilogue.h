@@ -17,7 +17,8 @@ struct VectorEpilogue {
         low(_mm512_set1_epi8(int8_t(e.y_min))),
         high(_mm512_set1_epi8(int8_t(e.y_max))) {
     if (!e.has_residual) return;
-    y_bottom = _mm512_set1_ps(float(e.y_min - e.y_zero_point));
+    y_most = _mm512_set1_epi32(e.y_max - e.y_zero_point);
+    y_least = _mm512_set1_epi32(e.y_min - e.y_zero_point);
     y_ratio = _mm512_set1_ps(e.y_ratio);
     residual_zero = _mm512_set1_epi32(e.residual_zero_point);
     residual_ratio = _mm512_set1_ps(e.residual_ratio);
@@ -29,25 +30,27 @@ struct VectorEpilogue {
 
   __m512 y_top;
   __m512i zero_point, low, high;  // of what is stored
-  __m512 y_bottom, y_ratio, residual_ratio, sum_top;
-  __m512i residual_zero;
+  __m512 y_ratio, residual_ratio, sum_top;
+  __m512i y_most, y_least, residual_zero;
 };
 
-// Rounded and not yet above y_max; below, packing saturates: what no int32 holds is negative there.
+// Rounded; packing saturates. A product beyond int32 would convert to the least of all: where that
+// cannot be excluded (bounded), it is first cut to y_max. Below, the least is what is wanted.
+template <bool bounded = false>
 static inline __m512i steps(const VectorEpilogue& v, __m512i acc, __m512 scale) {
   const __m512 real = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
-  return _mm512_cvtps_epi32(_mm512_min_ps(real, v.y_top));
+  return _mm512_cvtps_epi32(bounded ? real : _mm512_min_ps(real, v.y_top));
 }
 
+template <bool bounded = false>
 static inline __m512i steps_of_sum(const VectorEpilogue& v, __m512i acc, __m512 scale,
                                    __m128i residual) {
-  const __m512 real = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), scale);
-  const __m512 whole = _mm512_roundscale_ps(real, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 y = _mm512_max_ps(_mm512_min_ps(whole, v.y_top), v.y_bottom);
+  const __m512i q =
+      _mm512_max_epi32(_mm512_min_epi32(steps<bounded>(v, acc, scale), v.y_most), v.y_least);
   const __m512i r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(residual), v.residual_zero);
-  const __m512 sum = _mm512_add_ps(_mm512_mul_ps(y, v.y_ratio),
+  const __m512 sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(q), v.y_ratio),
                                    _mm512_mul_ps(_mm512_cvtepi32_ps(r), v.residual_ratio));
-  return _mm512_cvtps_epi32(_mm512_min_ps(sum, v.sum_top));
+  return _mm512_cvtps_epi32(bounded ? sum : _mm512_min_ps(sum, v.sum_top));
 }
 
 // 4 x 16 steps -> 64 bytes in order, zero point added, clamped.
