@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice, product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ Feeds = Mapping[str, Array]
 N_SAMPLES = 4
 SIZES = (64, 32, 128, 256, 512, 16, 8, 1)  # tried for a dim that nobody set
 ATTEMPTS = 64
+MOST_ELEMENTS = 1 << 24  # of an input whose sizes are guessed
 LIMITS = {"float16": 5e-2, "bfloat16": 2e-1}  # of the relative difference; others: LIMIT
 LIMIT = 1e-3
 FLIPS = 0.1  # of elements that are no floats
@@ -149,7 +151,7 @@ def _sized(specs: list[TensorSpec]) -> Iterator[list[TensorSpec]]:
     same = ((size,) * len(free) for size in SIZES)
     for sizes in [*same, *product(SIZES, repeat=min(len(free), 2))]:
         chosen = {**dict.fromkeys(batches, 1), **dict(zip(free, sizes, strict=False))}
-        yield [
+        sized = [
             replace(
                 spec,
                 shape=tuple(
@@ -159,8 +161,14 @@ def _sized(specs: list[TensorSpec]) -> Iterator[list[TensorSpec]]:
             )
             for spec in specs
         ]
+        if not free or all(_elements(spec) <= MOST_ELEMENTS for spec in sized):
+            yield sized
         if not free:
             return
+
+
+def _elements(spec: TensorSpec) -> int:
+    return prod(d for d in spec.shape or () if isinstance(d, int))
 
 
 def _key(spec: TensorSpec, axis: int) -> str:
