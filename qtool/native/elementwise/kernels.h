@@ -69,6 +69,45 @@ struct RequantizeArgs {
   Rounding rounding;
 };
 
+// Numbers that Programs store: never reused. alpha and beta are as in the ONNX op of the name.
+enum class FloatFunction {
+  kRelu,
+  kClip,
+  kSigmoid,
+  kTanh,
+  kExp,
+  kLog,
+  kSqrt,
+  kErf,
+  kNeg,
+  kAbs,
+  kLeakyRelu,
+  kElu,
+  kHardSigmoid,
+  kHardSwish,
+  kGelu,
+  kGeluTanh,
+  kSilu,
+  kSoftplus,
+  kSoftsign,
+  kReciprocal,
+  kFloor,
+  kCeil,
+  kRound,
+  kSign,
+  kSin,
+  kCos,
+  kMish,
+  kCount,
+};
+
+struct FloatFunctionArgs {
+  const float* x;  // (n,)
+  float* y;        // (n,) = f(x)
+  int64_t n;
+  float alpha, beta;
+};
+
 struct ElementwiseKernels {
   Isa isa;
   void (*quantize)(const QuantizeArgs&) noexcept;
@@ -81,6 +120,8 @@ struct ElementwiseKernels {
   void (*sum_bytes)(const TapsArgs<uint8_t>&, int32_t* sums) noexcept;
   void (*sum_floats)(const TapsArgs<float>&, float* sums) noexcept;
   void (*requantize)(const RequantizeArgs&) noexcept;
+  void (*(*function)(FloatFunction) noexcept)(const FloatFunctionArgs&) noexcept;
+  void (*softmax)(const float* x, float* y, int64_t n) noexcept;
 };
 
 #define QTOOL_ELEMENTWISE(isa, name) extern const ElementwiseKernels name;

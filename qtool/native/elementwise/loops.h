@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "elementwise/functions.h"
 #include "elementwise/kernels.h"
 
 namespace qtool {
@@ -226,7 +227,9 @@ constexpr ElementwiseKernels elementwise(Isa isa) {
           max_taps<float>,
           sum_taps<uint8_t, int32_t>,
           sum_taps<float, float>,
-          requantize};
+          requantize,
+          function,
+          softmax};
 }
 
 }  // namespace

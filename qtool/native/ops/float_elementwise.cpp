@@ -1,65 +1,38 @@
 // BinaryFloat: y = f(a, b); a, b float32, which broadcast to y.
 // UnaryFloat:  y = f(x), x and y float32; alpha and beta as the function's ONNX op has them.
 //
-// ints     the function's number, as listed below
+// ints     the function's number: below, or in elementwise/kernels.h
 // floats   of UnaryFloat: alpha, beta
 #include <cmath>
 
+#include "elementwise/kernels.h"
 #include "ops/rows.h"
 
 namespace qtool {
 namespace {
 
-enum class Binary { kAdd, kSub, kMul, kDiv, kMin, kMax, kPow, kCount };
-enum class Unary { kRelu, kClip, kSigmoid, kTanh, kExp, kLog, kSqrt, kErf, kNeg, kAbs, kCount };
+enum class Function { kAdd, kSub, kMul, kDiv, kMin, kMax, kPow, kPRelu, kCount };
 
-template <Binary f>
+template <Function f>
 float apply(float a, float b) noexcept {
   switch (f) {
-    case Binary::kAdd:
+    case Function::kAdd:
       return a + b;
-    case Binary::kSub:
+    case Function::kSub:
       return a - b;
-    case Binary::kMul:
+    case Function::kMul:
       return a * b;
-    case Binary::kDiv:
+    case Function::kDiv:
       return a / b;
-    case Binary::kMin:
+    case Function::kMin:
       return b < a ? b : a;
-    case Binary::kMax:
+    case Function::kMax:
       return a < b ? b : a;
-    case Binary::kPow:
-      return std::pow(a, b);
-    case Binary::kCount:
-      break;
-  }
-  return 0;
-}
-
-template <Unary f>
-float apply(float x, float alpha, float beta) noexcept {
-  switch (f) {
-    case Unary::kRelu:
-      return x < 0 ? 0 : x;
-    case Unary::kClip:
-      return x < alpha ? alpha : beta < x ? beta : x;
-    case Unary::kSigmoid:
-      return 1 / (1 + std::exp(-x));
-    case Unary::kTanh:
-      return std::tanh(x);
-    case Unary::kExp:
-      return std::exp(x);
-    case Unary::kLog:
-      return std::log(x);
-    case Unary::kSqrt:
-      return std::sqrt(x);
-    case Unary::kErf:
-      return std::erf(x);
-    case Unary::kNeg:
-      return -x;
-    case Unary::kAbs:
-      return std::abs(x);
-    case Unary::kCount:
+    case Function::kPow:
+      return b == 2 ? a * a : std::pow(a, b);
+    case Function::kPRelu:
+      return a < 0 ? a * b : a;
+    case Function::kCount:
       break;
   }
   return 0;
@@ -72,7 +45,7 @@ void require_float(const OpView& op) {
   op.require(op.output(0).dtype == DType::kFloat32, "y is not float32");
 }
 
-template <Binary f>
+template <Function f>
 class BinaryFloat final : public Op {
  public:
   explicit BinaryFloat(const OpView& op)
@@ -83,10 +56,19 @@ class BinaryFloat final : public Op {
 
   void run(const Run& run) const noexcept override {
     loop_.run(run.pool, [&](int64_t row, int64_t begin, int64_t end) {
-      const float* a = run.at<const float>(a_.id) + a_.offset(row);
-      const float* b = run.at<const float>(b_.id) + b_.offset(row);
-      float* y = run.at<float>(y_) + row * loop_.pitch;
-      for (int64_t i = begin; i < end; ++i) y[i] = apply<f>(a[i * a_.step], b[i * b_.step]);
+      const float* a = run.at<const float>(a_.id) + a_.offset(row) + begin * a_.step;
+      const float* b = run.at<const float>(b_.id) + b_.offset(row) + begin * b_.step;
+      float* y = run.at<float>(y_) + row * loop_.pitch + begin;
+      const int64_t n = end - begin;
+      if (a_.step == 0 && b_.step == 0) {
+        for (int64_t i = 0; i < n; ++i) y[i] = apply<f>(*a, *b);
+      } else if (a_.step == 0) {
+        for (int64_t i = 0; i < n; ++i) y[i] = apply<f>(*a, b[i]);
+      } else if (b_.step == 0) {
+        for (int64_t i = 0; i < n; ++i) y[i] = apply<f>(a[i], *b);
+      } else {
+        for (int64_t i = 0; i < n; ++i) y[i] = apply<f>(a[i], b[i]);
+      }
     });
   }
 
@@ -96,45 +78,43 @@ class BinaryFloat final : public Op {
   RowLoop loop_;
 };
 
-template <Unary f>
 class UnaryFloat final : public Op {
  public:
   explicit UnaryFloat(const OpView& op)
-      : x_(op, op.input(0), op.output(0)),
+      : x_(op.input(0)),
         y_(op.output(0).id),
-        loop_(op.output(0), x_.flat()),
+        loop_(op.output(0), x_.contiguous()),
+        kernels_(select_elementwise(op.isa)),
         alpha_(op.any_float(0)),
-        beta_(op.any_float(1)) {}
+        beta_(op.any_float(1)) {
+    op.require(same_dims(x_, op.output(0)), "x and y differ in shape");
+    const auto f = FloatFunction(op.integer(0, 0, int64_t(FloatFunction::kCount) - 1));
+    function_ = kernels_.function(f);
+  }
+
+  const char* kernel() const noexcept override { return isa_name(kernels_.isa); }
 
   void run(const Run& run) const noexcept override {
     loop_.run(run.pool, [&](int64_t row, int64_t begin, int64_t end) {
-      const float* x = run.at<const float>(x_.id) + x_.offset(row);
-      float* y = run.at<float>(y_) + row * loop_.pitch;
-      for (int64_t i = begin; i < end; ++i) y[i] = apply<f>(x[i * x_.step], alpha_, beta_);
+      function_({run.at<const float>(x_.id) + row * x_.pitch + begin,
+                 run.at<float>(y_) + row * loop_.pitch + begin, end - begin, alpha_, beta_});
     });
   }
 
  private:
-  RowsOf x_;
+  Tensor x_;
   int32_t y_;
   RowLoop loop_;
+  const ElementwiseKernels& kernels_;
+  void (*function_)(const FloatFunctionArgs&) noexcept;
   float alpha_, beta_;
 };
 
 template <int f = 0>
 std::unique_ptr<Op> binary(const OpView& op, int wanted) {
-  if constexpr (f < int(Binary::kCount)) {
-    if (wanted == f) return std::make_unique<BinaryFloat<Binary(f)>>(op);
+  if constexpr (f < int(Function::kCount)) {
+    if (wanted == f) return std::make_unique<BinaryFloat<Function(f)>>(op);
     return binary<f + 1>(op, wanted);
-  }
-  return nullptr;
-}
-
-template <int f = 0>
-std::unique_ptr<Op> unary(const OpView& op, int wanted) {
-  if constexpr (f < int(Unary::kCount)) {
-    if (wanted == f) return std::make_unique<UnaryFloat<Unary(f)>>(op);
-    return unary<f + 1>(op, wanted);
   }
   return nullptr;
 }
@@ -144,13 +124,13 @@ std::unique_ptr<Op> unary(const OpView& op, int wanted) {
 std::unique_ptr<Op> make_binary_float(const OpView& op) {
   op.counts(2, 1, 1, 0);
   require_float(op);
-  return binary(op, int(op.integer(0, 0, int(Binary::kCount) - 1)));
+  return binary(op, int(op.integer(0, 0, int(Function::kCount) - 1)));
 }
 
 std::unique_ptr<Op> make_unary_float(const OpView& op) {
   op.counts(1, 1, 1, 2);
   require_float(op);
-  return unary(op, int(op.integer(0, 0, int(Unary::kCount) - 1)));
+  return std::make_unique<UnaryFloat>(op);
 }
 
 }  // namespace qtool

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool.errors import UnsupportedError
 from qtool.model import attribute
-from qtool.runtime.lower.outputs import clamp_bounds, output_of
-from qtool.runtime.lower.state import Lowering
+from qtool.qparams import quantize
+from qtool.runtime.lower import typed
+from qtool.runtime.lower.functions import FUNCTIONS_OF_TWO, function_of, parameters_of
+from qtool.runtime.lower.layout import aligned
+from qtool.runtime.lower.outputs import output_of
+from qtool.runtime.lower.state import SHIFT, Lowering
 from qtool.runtime.lower.values import Dequantized, Held, channels_last, is_byte
-from qtool.runtime.program import Tensor
+from qtool.runtime.program import Array
 
-Float64 = npt.NDArray[np.float64]
-Function = Callable[[Float64], Float64]
-
-BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Min": 4, "Max": 5, "Pow": 6}
+# The numbers of native/ops/float_elementwise.cpp and native/elementwise/kernels.h.
+BINARY = {
+    "Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Min": 4, "Max": 5, "Pow": 6, "PRelu": 7,
+}  # fmt: skip
 UNARY = {
     "Relu": 0, "Clip": 1, "Sigmoid": 2, "Tanh": 3, "Exp": 4, "Log": 5, "Sqrt": 6, "Erf": 7,
-    "Neg": 8, "Abs": 9,
+    "Neg": 8, "Abs": 9, "LeakyRelu": 10, "Elu": 11, "HardSigmoid": 12, "HardSwish": 13, "Gelu": 14,
+    "Softplus": 17, "Softsign": 18, "Reciprocal": 19, "Floor": 20, "Ceil": 21, "Round": 22,
+    "Sign": 23, "Sin": 24, "Cos": 25, "Mish": 26,
 }  # fmt: skip
+GELU_TANH = 15
 
 
 def unary(lowering: Lowering, node: ir.Node) -> None:
@@ -35,90 +39,49 @@ def unary(lowering: Lowering, node: ir.Node) -> None:
         lowering.give(node.outputs[0], Dequantized(found.q, found.qparams, reals))
         return
     x = lowering.held(node.inputs[0])
-    if node.op_type not in UNARY or x.dtype != "float32":
-        raise UnsupportedError(f"it has no form for {x.dtype}")
-    alpha, beta = 0.0, 0.0
-    if node.op_type == "Clip":
-        bounds = clamp_bounds(lowering, node)
-        if bounds is None:
-            raise UnsupportedError("its bounds are computed at run time")
-        alpha, beta = bounds
+    if x.dtype != "float32":
+        typed.unary(lowering, node)
+        return
+    tanh = node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh"
+    function = GELU_TANH if tanh else UNARY[node.op_type]
     y = lowering.make("float32", x.tensor.shape)
-    lowering.emit("UnaryFloat", [x.tensor], [y], [UNARY[node.op_type]], [alpha, beta])
+    floats = parameters_of(lowering, node)
+    lowering.emit("UnaryFloat", [x.tensor], [y], [function], floats)
     lowering.give(node.outputs[0], Held(y, x.channels_last))
 
 
-def function_of(lowering: Lowering, node: ir.Node) -> Function:
-    """Return what a node computes of one operand, float64 to float64.
-
-    Raises:
-        UnsupportedError: it is not known.
-    """
-    if node.op_type in ("Relu", "Clip"):
-        bounds = clamp_bounds(lowering, node)
-        if bounds is None:
-            raise UnsupportedError("its bounds are computed at run time")
-        return lambda x: np.minimum(np.maximum(x, bounds[0]), bounds[1])
-    alpha, beta = attribute(node, "alpha"), attribute(node, "beta")
-    if node.op_type == "LeakyRelu":
-        slope = 0.01 if alpha is None else alpha
-        return lambda x: np.where(x < 0, x * slope, x)
-    if node.op_type == "HardSigmoid":
-        a, b = 0.2 if alpha is None else alpha, 0.5 if beta is None else beta
-        return lambda x: np.clip(a * x + b, 0, 1)
-    if node.op_type == "Elu":
-        a = 1.0 if alpha is None else alpha
-        return lambda x: np.where(x < 0, a * np.expm1(x), x)
-    if node.op_type == "Gelu":
-        return _gelu_tanh if attribute(node, "approximate", "none") == "tanh" else _gelu
-    if node.op_type not in FUNCTIONS:
-        raise UnsupportedError("it has no form for integers")
-    return FUNCTIONS[node.op_type]
-
-
-def _erf(x: Float64) -> Float64:
-    return np.array([math.erf(v) for v in x.tolist()], np.float64)
-
-
-def _gelu(x: Float64) -> Float64:
-    return x / 2 * (1 + _erf(x / math.sqrt(2)))
-
-
-def _gelu_tanh(x: Float64) -> Float64:
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return np.asarray(x / 2 * (1 + np.tanh(inner)), np.float64)
-
-
-FUNCTIONS: dict[str, Function] = {
-    "Abs": np.abs,
-    "Erf": _erf,
-    "Exp": np.exp,
-    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "Log": np.log,
-    "Mish": lambda x: x * np.tanh(np.logaddexp(0, x)),
-    "Neg": np.negative,
-    "Reciprocal": np.reciprocal,
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "Softplus": lambda x: np.logaddexp(0, x),
-    "Softsign": lambda x: x / (1 + np.abs(x)),
-    "Sqrt": np.sqrt,
-    "Tanh": np.tanh,
-}
-
-
 def binary(lowering: Lowering, node: ir.Node) -> None:
-    """Lower a function of two operands that broadcast."""
-    for lower in (_with_scalar, _integers):
+    """Lower a function of two operands that broadcast, or of any number one after the other."""
+    if len(node.inputs) != 2:
+        _many(lowering, node)
+        return
+    for lower in (_with_scalar, _with_channels, _integers):
         if lower(lowering, node):
             return
     operands = [lowering.held(v) for v in node.inputs]
+    lowering.give(node.outputs[0], _floats(lowering, node.op_type, operands))
+
+
+def _many(lowering: Lowering, node: ir.Node) -> None:
+    """Lower Sum, Min, Max and Mean of any number of operands."""
+    op = "Add" if node.op_type in ("Sum", "Mean") else node.op_type
+    made = lowering.held(node.inputs[0])
+    for value in node.inputs[1:]:
+        made = _floats(lowering, op, [made, lowering.held(value)])
+    if node.op_type == "Mean":
+        count = lowering.constant(np.array(len(node.inputs), np.float32))
+        made = _floats(lowering, "Div", [made, Held(count)])
+    lowering.give(node.outputs[0], made)
+
+
+def _floats(lowering: Lowering, op: str, operands: Sequence[Held]) -> Held:
     if any(x.dtype != "float32" for x in operands):
-        raise UnsupportedError(f"it has no form for {operands[0].dtype}")
+        return typed.binary_of(lowering, op, operands)
     shape = np.broadcast_shapes(*(x.shape for x in operands))
     tensors, last = aligned(lowering, operands, shape)
     y = lowering.make("float32", channels_last(shape) if last else shape)
-    lowering.emit("BinaryFloat", tensors, [y], [BINARY[node.op_type]])
-    lowering.give(node.outputs[0], Held(y, last))
+    lowering.emit("BinaryFloat", tensors, [y], [BINARY[op]])
+    return Held(y, last)
 
 
 def _with_scalar(lowering: Lowering, node: ir.Node) -> bool:
@@ -129,25 +92,49 @@ def _with_scalar(lowering: Lowering, node: ir.Node) -> bool:
             continue
         if scalar.ndim > len(lowering.shape(node.inputs[i])):
             continue
-        if output_of(lowering, node.outputs[0]) is None and node.op_type not in FLOATS:
-            continue
         operands = [lowering.by_byte(found), scalar.astype(np.float64).reshape(())]
         with np.errstate(all="ignore"):
-            reals = FLOATS[node.op_type](*(operands if i == 0 else operands[::-1]))
+            reals = FUNCTIONS_OF_TWO[node.op_type](*(operands if i == 0 else operands[::-1]))
         lowering.give(node.outputs[0], Dequantized(found.q, found.qparams, reals))
         return True
     return False
 
 
-FLOATS: dict[str, Callable[[Float64, Float64], Float64]] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.divide,
-    "Min": np.minimum,
-    "Max": np.maximum,
-    "Pow": np.power,
-}
+def _with_channels(lowering: Lowering, node: ir.Node) -> bool:
+    """Lower a function of an integer operand and a float constant per channel: a table for each.
+
+    A constant that is quantized itself is left to integer arithmetic.
+    """
+    output = output_of(lowering, node.outputs[0])
+    for i in (0, 1):
+        found, other = lowering.value(node.inputs[i]), lowering.value(node.inputs[1 - i])
+        if output is None or not is_byte(found) or not isinstance(found.q, Held):
+            continue
+        if isinstance(other, Dequantized) and node.op_type in ("Add", "Sub", "Mul"):
+            continue
+        constant = lowering.known(node.inputs[1 - i])
+        channels = None if constant is None else _per_channel(constant, found.q.shape)
+        if channels is None:
+            continue
+        operands = [lowering.by_byte(found)[None, :], channels[:, None]]
+        with np.errstate(all="ignore"):
+            reals = FUNCTIONS_OF_TWO[node.op_type](*(operands if i == 0 else operands[::-1]))
+            table = quantize(reals.astype(np.float32), output.qparams)
+        table = np.clip(table + SHIFT * (output.qparams.dtype == "int8"), output.low, output.high)
+        y = lowering.table(lowering.as_last(lowering.unsigned(found.q)), table.astype(np.uint8))
+        output.give(lowering, y, channels_last=True)
+        return True
+    return False
+
+
+def _per_channel(constant: Array, shape: Sequence[int]) -> Array | None:
+    """Return the element of each channel, float64 (C,), where a constant differs by axis 1 only."""
+    if constant.ndim > len(shape) or len(shape) < 2:
+        return None
+    full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
+    if any(n != 1 for axis, n in enumerate(full.shape) if axis != 1):
+        return None
+    return np.broadcast_to(full.reshape(-1), shape[1]).astype(np.float64)
 
 
 def _integers(lowering: Lowering, node: ir.Node) -> bool:
@@ -172,19 +159,3 @@ def _integers(lowering: Lowering, node: ir.Node) -> bool:
         lowering.emit("AddInt8", tensors, [y], ints, ratios)
     output.give(lowering, y, channels_last=last)
     return True
-
-
-def aligned(
-    lowering: Lowering, operands: Sequence[Held], shape: Sequence[int]
-) -> tuple[list[Tensor], bool]:
-    """Return operands in one layout that broadcast to a shape; True when it is channels last."""
-    full = [x for x in operands if len(x.shape) == len(shape) > 2]
-    if not any(x.channels_last for x in full):
-        return [lowering.as_plain(x) for x in operands], False
-    tensors = []
-    for x in operands:
-        if len(x.shape) < len(shape):
-            plain = lowering.as_plain(x)
-            x = Held(plain.viewed((*[1] * (len(shape) - len(x.shape)), *x.shape)))
-        tensors.append(lowering.as_last(x))
-    return tensors, True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from qtool.runtime.lower.movement import copied
+from qtool.runtime.lower.layout import copied
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.program import Buffer, Op, Tensor
 

@@ -56,21 +56,24 @@ def _table(op: Op, uses: Uses) -> bool:
     if first is not None:
         return _tables(first, op)
     conv = _into_producer(op, op.inputs[0], uses, "Conv")
-    if (
-        conv is None
-        or op.outputs[0].dtype != "uint8"
-        or conv.inputs[TABLE]
-        or conv.inputs[RESIDUAL]
-    ):
+    if conv is None or conv.inputs[TABLE] or conv.inputs[RESIDUAL] or not _is_one_table(op):
         return False
     conv.inputs = _with(conv.inputs, TABLE, op.inputs[1])
     _take_over(conv, op)
     return True
 
 
+def _is_one_table(op: Op) -> bool:
+    """Return whether a Table has one for all channels, and gives uint8."""
+    table = op.inputs[1]
+    return table is not None and table.shape == (256,) and op.outputs[0].dtype == "uint8"
+
+
 def _tables(first: Op, second: Op) -> bool:
     before, after = _values(first.inputs[1]), _values(second.inputs[1])
     if before is None or after is None or before.dtype != np.uint8:
+        return False
+    if before.shape != (256,) or after.shape != (256,):
         return False
     second.inputs = (first.inputs[0], _constant(after[before]))
     first.code = GONE

@@ -1,0 +1,100 @@
+"""Elementwise ops on other types than float32, comparisons, Where and Cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from qtool.errors import UnsupportedError
+from qtool.model import attribute, dtype_name
+from qtool.runtime.lower.layout import aligned
+from qtool.runtime.lower.state import Lowering
+from qtool.runtime.lower.values import Held, Known, channels_last
+
+# The numbers of native/ops/typed_elementwise.cpp.
+NUMBERS = {
+    "Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Min": 4, "Max": 5, "Mod": 6, "Equal": 7, "Less": 8,
+    "LessOrEqual": 9, "Greater": 10, "GreaterOrEqual": 11, "And": 12, "Or": 13, "Xor": 14,
+}  # fmt: skip
+COMPARISONS = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor")
+
+
+def binary(lowering: Lowering, node: ir.Node) -> None:
+    """Lower a comparison, a logical function, or Mod."""
+    op = "Fmod" if attribute(node, "fmod", 0) else node.op_type
+    operands = [lowering.held(v) for v in node.inputs]
+    if op == "Fmod" and operands[0].dtype != "float32":
+        raise UnsupportedError(f"fmod of {operands[0].dtype}")
+    op = "Mod" if op == "Fmod" else op
+    lowering.give(node.outputs[0], binary_of(lowering, op, operands))
+
+
+def binary_of(lowering: Lowering, op: str, operands: Sequence[Held]) -> Held:
+    """Return a function of two operands of one type."""
+    dtype = operands[0].dtype
+    if dtype not in ("float32", "int32", "int64", "uint8", "bool") or op not in NUMBERS:
+        raise UnsupportedError(f"it has no form for {dtype}")
+    if any(x.dtype != dtype for x in operands):
+        raise UnsupportedError("its operands differ in type")
+    shape = np.broadcast_shapes(*(x.shape for x in operands))
+    tensors, last = aligned(lowering, operands, shape)
+    made = "bool" if op in COMPARISONS else dtype
+    y = lowering.make(made, channels_last(shape) if last else shape)
+    lowering.emit("Binary", tensors, [y], [NUMBERS[op]])
+    return Held(y, last)
+
+
+def unary(lowering: Lowering, node: ir.Node) -> None:
+    """Lower Neg, Abs, Sign, Relu, Clip and Not of integers: each is made of functions of two."""
+    x = lowering.held(node.inputs[0])
+
+    def constant(value: Any) -> Held:
+        return Held(lowering.constant(np.array(value, x.dtype)))
+
+    def both(op: str, a: Held, b: Held) -> Held:
+        return binary_of(lowering, op, [a, b])
+
+    if node.op_type == "Not":
+        made = both("Equal", x, constant(False))
+    elif node.op_type == "Relu":
+        made = both("Max", x, constant(0))
+    elif node.op_type == "Neg":
+        made = both("Sub", constant(0), x)
+    elif node.op_type == "Abs":
+        made = both("Max", x, both("Sub", constant(0), x))
+    elif node.op_type == "Sign":
+        made = both("Min", both("Max", x, constant(-1)), constant(1))
+    elif node.op_type == "Clip":
+        made = x
+        for op, value in zip(("Max", "Min"), node.inputs[1:3], strict=False):
+            made = made if value is None else both(op, made, lowering.held(value))
+    else:
+        raise UnsupportedError(f"it has no form for {x.dtype}")
+    lowering.give(node.outputs[0], made)
+
+
+def where(lowering: Lowering, node: ir.Node) -> None:
+    """Lower Where."""
+    operands = [lowering.held(v) for v in node.inputs]
+    shape = np.broadcast_shapes(*(x.shape for x in operands))
+    tensors, last = aligned(lowering, operands, shape)
+    y = lowering.make(operands[1].dtype, channels_last(shape) if last else shape)
+    lowering.emit("Where", tensors, [y])
+    lowering.give(node.outputs[0], Held(y, last))
+
+
+def cast(lowering: Lowering, node: ir.Node) -> None:
+    """Lower Cast."""
+    to = dtype_name(ir.DataType(attribute(node, "to")))
+    found = lowering.value(node.inputs[0])
+    if lowering.dtype(node.inputs[0]) == to:
+        lowering.give(node.outputs[0], found)
+        return
+    assert not isinstance(found, Known)
+    x = lowering.held(node.inputs[0])
+    y = lowering.make(to, x.tensor.shape)
+    lowering.emit("Cast", [x.tensor], [y])
+    lowering.give(node.outputs[0], Held(y, x.channels_last))
