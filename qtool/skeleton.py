@@ -6,14 +6,13 @@ onnx's C++ inference runs in this process, so what is known to abort it is kept 
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 
+from qtool.folding import evaluate
 from qtool.model import Model, array, constant
 from qtool.sizes import tensor_bytes, tensor_shape
 
@@ -117,13 +116,14 @@ def _fold(node: ir.Node) -> None:
             node.domain = OPAQUE  # ONNX's data propagation would make it
         if asked > LARGE_BYTES:
             return
-    result = _evaluate(node, inputs)
-    if result is None or result.nbytes > LARGE_BYTES:
+    opset = node.graph.opset_imports.get("", 21) if node.graph is not None else 21
+    results = evaluate(node, inputs, opset)
+    if not results or results[0].nbytes > LARGE_BYTES:
         return
     node.op_type = "Constant"
     node.resize_inputs(0)
     node.attributes.clear()
-    node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(result))
+    node.attributes["value"] = ir.AttrTensor("value", ir.Tensor(results[0]))
 
 
 def _elements(op_type: str, inputs: list[npt.NDArray[Any] | None]) -> float:
@@ -144,29 +144,6 @@ def _small(value: ir.Value | None) -> npt.NDArray[Any] | None:
     if tensor is None or tensor.dtype == ir.DataType.STRING or tensor_bytes(tensor) > LARGE_BYTES:
         return None
     return array(value)
-
-
-def _evaluate(node: ir.Node, inputs: list[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
-    """Return what a node computes from constants, by ONNX's reference; None when it refuses."""
-    from onnx.reference import ReferenceEvaluator
-
-    opset = node.graph.opset_imports.get("", 21) if node.graph is not None else 21
-    names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
-    proto = ir.to_proto(node)
-    del proto.input[:], proto.output[1:]
-    proto.input.extend(names)
-    graph = onnx.helper.make_graph([proto], "fold", [], [])
-    graph.input.extend(onnx.ValueInfoProto(name=name) for name in names if name)
-    graph.output.append(onnx.ValueInfoProto(name=proto.output[0]))
-    imports = [onnx.OperatorSetIdProto(domain="", version=opset)]
-    feeds = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        try:
-            made = onnx.ModelProto(graph=graph, opset_import=imports, ir_version=10)
-            return np.asarray(ReferenceEvaluator(made).run(None, feeds)[0])
-        except Exception:  # left as it is: a broken node is for others to report
-            return None
 
 
 def slice_levels(bare: ir.Model) -> list[list[ir.Node]]:

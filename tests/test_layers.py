@@ -18,7 +18,7 @@ LAYERS = [
     {"cost"},
     {"shapes"},
     {"skeleton"},
-    {"sizes"},
+    {"folding", "sizes"},
     {"model", "qparams"},
     {"registry"},
     {"errors", "_native", "__init__"},

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from qtool.folding import evaluate
 from qtool.model import constant, opset
 from qtool.passes.constants import lift
-from qtool.passes.evaluate import evaluate
 from qtool.passes.rewriting import Array, Editor, rewrites, static_shape
 from qtool.passes.tensors import LAZY_BYTES, derived, read
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
+from qtool.folding import evaluate
 from qtool.model import Model, array, opset
 from qtool.runtime.lower import (
     arena,
@@ -24,7 +25,6 @@ from qtool.runtime.lower import (
     resize,
     typed,
 )
-from qtool.runtime.lower.fold import evaluate
 from qtool.runtime.lower.fuse import fuse
 from qtool.runtime.lower.relocate import relocate
 from qtool.runtime.lower.state import Lowering, Unreached
@@ -154,7 +154,10 @@ def _fold(lowering: Lowering, node: ir.Node) -> bool:
     if node.op_type in MOVES and any(isinstance(v, Dequantized) for v in values):
         return False  # a weight that shall stay integers
     known = [None if v is None else lowering.known(v) for v in node.inputs]
-    for value, result in zip(node.outputs, evaluate(node, known, lowering.opset), strict=True):
+    results = evaluate(node, known, lowering.opset)
+    if results is None:
+        raise UnsupportedError("its inputs are constant, and ONNX's reference refuses them")
+    for value, result in zip(node.outputs, results, strict=True):
         lowering.give(value, Known(np.ascontiguousarray(result)))
     return True
 

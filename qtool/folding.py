@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
-from qtool.passes.rewriting import Array
+Array = npt.NDArray[Any]
 
 
 def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[Array] | None:
@@ -18,6 +19,8 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int) -> list[
 
     opset is the version of the ONNX domain. The node must not have subgraphs.
     """
+    from onnx.reference import ReferenceEvaluator  # slow to import
+
     proto = ir.to_proto(node)
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     outputs = [f"y{i}" if value.name else "" for i, value in enumerate(node.outputs)]
