@@ -17,6 +17,7 @@ from qtool.registry import lookup
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_DIM = 2**31 - 1
+MAX_LIST = 1 << 20  # characters read of a file of patterns
 
 
 class Registered(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
@@ -214,6 +215,21 @@ def counts(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{value!r} is no list of numbers, such as 1,2", ctx, param)
     return list(dict.fromkeys(map(int, parts)))
+
+
+def lines(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the lines of the files of this name, without empty ones and # comments."""
+    found: list[str] = []
+    for path in value:
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read(MAX_LIST)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+            raise UsageError(f"cannot read {path}: {reason}") from error
+        kept = [line.strip() for line in text.splitlines()]
+        found += [line for line in kept if line and not line.startswith("#")]
+    return tuple(found)
 
 
 def print_json(value: Any) -> None:

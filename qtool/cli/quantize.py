@@ -49,6 +49,13 @@ STAGE = "qtool.stages.quantize"
 @click.option("--only", multiple=True, metavar="PATTERN",
               help="Quantize these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes in float.")
+@click.option("--exclude-from", metavar="FILE", multiple=True, callback=options.lines,
+              help="Take --exclude patterns from a file, one a line.")
+@click.option("--layer", "layers", multiple=True, metavar="PATTERN=TYPE",
+              help="Types of these nodes: float, w4, w8, a8, a16 or w4a16. Repeatable; the last "
+              "match counts.")
+@click.option("--layers-from", metavar="FILE", multiple=True, callback=options.lines,
+              help="Take --layer PATTERN=TYPE from a file, one a line.")
 @click.option("--integer-outputs/--float-outputs", default=False, show_default=True,
               help="Whether what only the model's outputs depend on is quantized too.")
 @click.option("--min-coverage", callback=options.percent, metavar="95%",
@@ -58,7 +65,8 @@ STAGE = "qtool.stages.quantize"
 @options.threads_option
 @options.json_option
 @options.verbosity_options
-def quantize(input_, output, statistics, min_coverage, as_json, threads, check, **rest):
+def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
+             exclude_from, layers_from, **rest):
     """Quantize weights and activations to integers.
 
     q = saturate(round(real / scale) + zero_point). Prints what is covered and why the rest is not.
@@ -72,6 +80,8 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check, 
     from qtool.stages.quantize import Options
     from qtool.stages.quantize import quantize as run
 
+    rest["exclude"] += exclude_from
+    rest["layers"] = layers_from + rest["layers"]
     chosen = {key: rest.pop(key) for key in set(rest) - set(options.DATA_KEYS)}
     Options(**chosen)  # fails on a contradiction before anything is read
     options.check_json(as_json, output)

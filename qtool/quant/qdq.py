@@ -21,7 +21,7 @@ from qtool.quant.qdq_layers import ChooseWeight, quantize_weight, weights_of
 class Scheme:
     """How activations and constant operands are quantized, and how a weight's qparams are chosen.
 
-    choose_weight gets a weight and its channel axis (None: per tensor).
+    choose_weight gets a weight, its channel axis (None: per tensor) and the nodes that read it.
     """
 
     activation_dtype: str

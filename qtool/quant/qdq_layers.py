@@ -20,7 +20,8 @@ from qtool.shapes import tensor_shape
 INT32_MAX = 2**31 - 1
 
 Float32 = npt.NDArray[np.float32]
-ChooseWeight = Callable[[Float32, int | None], QParams]  # weight and channel axis -> qparams
+# weight, channel axis and the nodes that read it -> qparams
+ChooseWeight = Callable[[Float32, "int | None", Sequence[ir.Node]], QParams]
 InputQParams = Callable[[ir.Node], QParams | None]  # of the activations that a layer reads
 
 Weights = dict[tuple[ir.Value, int | None], list[ir.Node]]
@@ -57,7 +58,7 @@ def quantize_weight(
         qparams = read_qparams(weight.producer())
     else:
         values = np.asarray(array(weight)).astype(np.float32, copy=False)
-        qparams, notes = guarded(values, choose(values, axis), users, input_qparams)
+        qparams, notes = guarded(values, choose(values, axis, users), users, input_qparams)
         dequantized = constants.dequantized(weight, values, qparams)
         for node in users:
             node.replace_input_with(weight_index(node) or 1, dequantized)

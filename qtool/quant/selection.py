@@ -63,6 +63,16 @@ def select(model: Model, only: Sequence[str] = (), exclude: Sequence[str] = ()) 
     return Selection(frozenset(chosen), reasons)
 
 
+def matching(model: Model, option: str, patterns: Sequence[str]) -> list[set[ir.Node]]:
+    """Return the nodes that each pattern of an option matches.
+
+    Raises:
+        UsageError: a pattern is malformed or matches nothing.
+    """
+    index = _Index(model)
+    return [index.find(option, pattern) for pattern in patterns]
+
+
 def check_patterns(patterns: Iterable[str]) -> None:
     """Fail where a pattern is malformed, before any model is read.
 

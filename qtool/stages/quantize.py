@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from qtool.qparams import QParams, from_range, limits
 from qtool.quant import dynamic, qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
+from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
 from qtool.quant.plan import Group, Plan, plan
 from qtool.quant.selection import Selection, node_label, select
 from qtool.quant.weights import WEIGHT_METHODS
@@ -53,6 +54,7 @@ class Options:
     range: str = "mse"
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
     integer_outputs: bool = False
 
     def __post_init__(self) -> None:
@@ -70,8 +72,21 @@ class Options:
             lookup(WEIGHT_METHODS, self.weight_method, "weight method")
         if self.format == "qoperator" and self.activations.endswith("16"):
             raise UsageError(f"--format qoperator has no {self.activations} form; use --format qdq")
+        kinds = [parse(text)[1] for text in self.layers]
+        if self.mode == "dynamic" and not all(kind.is_float for kind in kinds):
+            raise UsageError("--mode dynamic: --layer can only say float there")
         if self.block_size and self.mode in ("static", "dynamic"):
             raise UsageError("--block-size goes with --mode weight-only")
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether there are 4-bit weights or 16-bit activations, which opset 21 has."""
+        kinds = [parse(text)[1] for text in self.layers]
+        return (
+            self.activations.endswith("16")
+            or self.weights.endswith("int4")
+            or any(kind.weight_bits == 4 or kind.activation_bits == 16 for kind in kinds)
+        )
 
     @property
     def scheme(self) -> WeightScheme:
@@ -169,16 +184,21 @@ def _static(model: Model, options: Options) -> Model:
         raise ModelError("the model has no statistics; run qtool calibrate")
     if statistics.source == "random":
         log.warning("the ranges come from random samples: calibrate on real ones for accuracy")
-    wide = any(d.endswith(("16", "int4")) for d in (options.activations, options.weights))
-    result, selection = _selected_copy(model, 21 if wide else 13, options)
+    result, selection = _selected_copy(model, 21 if options.is_wide else 13, options)
+    types = layer_types(result, options.layers)
     made = plan(result, _selected(selection), statistics, integer_outputs=options.integer_outputs)
     if not made.nodes:
         raise UnsupportedError(f"no node can be quantized: {_summary(made)}")
-    qparams = [_qparams(group, statistics, options) for group in made.groups]
+    qparams = [
+        _qparams(group, statistics, _for_group(options, group, made, types))
+        for group in made.groups
+    ]
     scheme = qdq.Scheme(
         options.activations,
         options.activation_symmetric,
-        lambda weight, axis: _weight_qparams(weight, axis, options.scheme),
+        lambda weight, axis, users: _weight_qparams(
+            weight, axis, _for_layer(options, of_weight(users, types)).scheme
+        ),
     )
     for node, reason in made.reasons.items():
         node.metadata_props[REASON_KEY] = reason
@@ -187,6 +207,22 @@ def _static(model: Model, options: Options) -> Model:
     # Recurrent layers and those of subgraphs compute in float, with integer weights.
     weight_only.weight_only(result, selection.nodes, options.scheme)
     return result
+
+
+def _for_layer(options: Options, kind: LayerType | None) -> Options:
+    """Return the options for a layer of this type."""
+    if kind is None:
+        return options
+    weights, activations = kind.weights(options.weights), kind.activations(options.activations)
+    return replace(options, weights=weights, activations=activations)
+
+
+def _for_group(
+    options: Options, group: Group, made: Plan, types: Mapping[ir.Node, LayerType]
+) -> Options:
+    """Return the options for tensors: the most bits that a node which reads one asks for."""
+    readers = [u for v in group.members for u in v.consumers() if v in made.activations(u)]
+    return _for_layer(options, widest(readers, types))
 
 
 def _selected(selection: Selection) -> Callable[[ir.Node], str | None]:
@@ -268,9 +304,14 @@ def _dynamic(model: Model, options: Options) -> Model:
 
 
 def _weight_only(model: Model, options: Options) -> Model:
-    needed = weight_only.needed_opset(model, options.scheme)
+    needed = max(weight_only.needed_opset(model, options.scheme), 21 if options.is_wide else 0)
     result, selection = _selected_copy(model, needed, options)
-    reasons = weight_only.weight_only(result, selection.nodes, options.scheme)
+    types = layer_types(result, options.layers)
+    kinds = dict.fromkeys(types.get(node) for node in all_nodes(result) if node in selection)
+    reasons: dict[str, str] = {}
+    for kind in kinds:
+        nodes = {node for node in selection.nodes if types.get(node) == kind}
+        reasons |= weight_only.weight_only(result, nodes, _for_layer(options, kind).scheme)
     return _with_reasons(result, {**selection.reasons, **reasons})
 
 
@@ -291,7 +332,11 @@ def _auto(model: Model, options: Options) -> Model:
 
 def _selected_copy(model: Model, needed: int, options: Options) -> tuple[Model, Selection]:
     result = _prepared(model, needed)
-    return result, select(result, options.only, options.exclude)
+    selection = select(result, options.only, options.exclude)
+    kept = {n: k.option for n, k in layer_types(result, options.layers).items() if k.is_float}
+    reasons = {node_label(node): option for node, option in kept.items()}
+    chosen = Selection(selection.nodes - kept.keys(), {**reasons, **selection.reasons})
+    return result, chosen
 
 
 def _with_reasons(model: Model, reasons: dict[str, str]) -> Model:

@@ -13,7 +13,7 @@ from qtool.runtime.ort import OrtSession
 
 
 def scheme(dtype="uint8"):
-    def choose(weight, axis):
+    def choose(weight, axis, users):
         return WEIGHT_METHODS["minmax"](
             weight, dtype="int8", axis=axis, symmetric=True, narrow=True
         )

@@ -243,3 +243,51 @@ def test_random_samples_are_warned_of(net, caplog):
 def test_qoperator_is_for_static_only(net, mode):
     with pytest.raises(UsageError, match="give --data or statistics"):
         quantize(net.model, mode=mode, format="qoperator")
+
+
+def weight_types(model):
+    found = {}
+    for node in model.graph:
+        if node.op_type in ("Conv", "Gemm"):
+            made = node.inputs[1].producer()
+            source = None if made is None else made.inputs[0].dtype
+            found[node.outputs[0].name] = "float" if source is None else source.name.lower()
+    return found
+
+
+@pytest.mark.parametrize("mode", ["static", "weight-only"])
+def test_a_layer_has_the_type_that_is_given_for_it(net, mode):
+    data = {"data": net.samples} if mode == "static" else {}
+
+    result = quantize(net.model, mode=mode, **data, layers=("d=w4", "g=float"), block_size=None)
+
+    assert list(weight_types(result).values()) == ["int8", "int4", "float"]
+    assert sqnr(run(net.model, net.x), run(result, net.x)) > 15
+
+
+def test_16_bit_activations_of_one_layer_are_what_it_reads(net):
+    result = quantize(net.model, data=net.samples, layers=("d=a16",))
+
+    dequantizers = [n.inputs[0].producer() for n in result.graph if n.op_type in ("Conv", "Add")]
+    assert [read_qparams(node).dtype for node in dequantizers] == ["uint8", "uint16", "uint8"]
+    assert sqnr(run(net.model, net.x), run(result, net.x)) > 20
+
+
+def test_dynamic_takes_only_float_for_a_layer():
+    with pytest.raises(UsageError, match="can only say float"):
+        Options(mode="dynamic", layers=("d=w4",))
+
+
+def test_patterns_of_a_file_are_excluded(net, tmp_path, cli):
+    formats.save(net.model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=net.x)
+    (tmp_path / "bad.txt").write_text("# the worst layers\nd\n")
+    (tmp_path / "types.txt").write_text("a=w4\n")
+
+    done = cli("quantize", "-i", tmp_path / "m.onnx", "--data", tmp_path / "x.npz",
+               "--exclude-from", tmp_path / "bad.txt", "--layers-from", tmp_path / "types.txt",
+               "-o", tmp_path / "q.onnx")  # fmt: skip
+
+    assert done.exit_code == 0, done.stderr
+    found = weight_types(formats.load(tmp_path / "q.onnx"))
+    assert list(found.values())[:2] == ["int4", "float"]
