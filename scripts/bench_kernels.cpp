@@ -78,7 +78,7 @@ struct Case {
     a.w = w.data();
     a.epilogue = {};
     a.epilogue.bias = bias.data(), a.epilogue.scale = scale.data();
-    a.epilogue.y_zero_point = 100, a.epilogue.y_max = 255;
+    a.epilogue.y_max = 255;  // and a zero point of 0, as after ReLU
   }
 
   void prepare(const ConvVariant& variant) {

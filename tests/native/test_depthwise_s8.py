@@ -108,14 +108,14 @@ def test_any_split_gives_the_same(variant, parts, threads):
     assert_equal(case, variant, parts=parts, threads=threads)
 
 
-@pytest.mark.parametrize("channels", [20, 64, 100])
+@pytest.mark.parametrize("channels", [8, 20, 32, 64, 100])
 def test_a_table_is_looked_up(variant, rng, channels):
     table = rng.permutation(256).astype(np.uint8)
     case = depthwise((1, 7, 5, channels), (3, 3), y_limits=(120, 3, 250))
     np.testing.assert_array_equal(case.run(variant, table=table), table[case.expected()])
 
 
-@pytest.mark.parametrize("channels", [20, 64, 100])
+@pytest.mark.parametrize("channels", [8, 20, 32, 64, 100])
 def test_a_residual_is_added(variant, rng, channels):
     case = depthwise((1, 5, 9, channels), (3, 3), y_limits=(120, 3, 250))
     other = rng.integers(0, 256, case.expected().shape, dtype=np.uint8)

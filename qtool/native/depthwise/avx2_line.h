@@ -19,7 +19,7 @@ namespace {
     }
   }
   GemmTile t{};
-  t.scale = reinterpret_cast<const float*>(l.plain_constants + kWideChannels);
+  t.scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
   t.float_bias = l.has_float_bias ? t.scale + kWideChannels : nullptr;
   t.epilogue = l.epilogue;
   t.channels = l.channels;
@@ -55,13 +55,14 @@ struct Narrow {
     t[3] = _mm256_unpackhi_epi16(ab_high, cd_high);
   }
 
+  template <bool plain>
   struct Store {
     explicit Store(const DepthwiseLine& l)
         : v(*l.epilogue), by_bytes(!l.epilogue->float_output && !l.epilogue->has_residual) {}
 
     [[gnu::always_inline]] void operator()(const DepthwiseLine& l, const Vector* sums,
                                            int32_t output) const {
-      if (!by_bytes) {
+      if (!plain && !by_bytes) {
         alignas(32) int32_t memory[kNarrowChannels];
         for (int j = 0; j < kVectors; ++j) {
           _mm256_store_si256(reinterpret_cast<__m256i*>(memory + j * kVectorLanes), sums[j]);

@@ -18,7 +18,7 @@ template <int blocks>
     }
   }
   GemmTile t{};
-  t.scale = reinterpret_cast<const float*>(l.plain_constants + kWideChannels);
+  t.scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
   t.float_bias = l.has_float_bias ? t.scale + kWideChannels : nullptr;
   t.epilogue = l.epilogue;
   t.channels = l.channels;
@@ -50,13 +50,14 @@ struct Wide {
     t[3] = _mm512_unpackhi_epi16(ab_high, cd_high);
   }
 
+  template <bool plain>
   struct Store {
     explicit Store(const DepthwiseLine& l)
         : v(*l.epilogue), mask(first_channels(l.channels)), by_bytes(packs_bytes(*l.epilogue)) {}
 
     [[gnu::always_inline]] void operator()(const DepthwiseLine& l, const Vector* sums,
                                            int32_t output) const {
-      if (!by_bytes) {
+      if (!plain && !by_bytes) {
         alignas(64) int32_t memory[kVectors * kVectorLanes];
         for (int j = 0; j < kVectors; ++j) {
           _mm512_store_si512(memory + j * kVectorLanes, sums[j]);
@@ -67,14 +68,16 @@ struct Wide {
       Vector q[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
-        q[j] = steps(v, sums[j], _mm512_loadu_ps(l.scale + j * kVectorLanes));
+        q[j] = steps<plain>(v, sums[j], _mm512_loadu_ps(l.scale + j * kVectorLanes));
       }
       // Packing undoes the interleaving.
-      const Vector low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), v.zero_point);
-      const Vector high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), v.zero_point);
-      const Vector bytes = _mm512_packus_epi16(low, high);
-      uint8_t* y = l.y + output * l.y_pitch;
-      _mm512_mask_storeu_epi8(y, mask, _mm512_max_epu8(_mm512_min_epu8(bytes, v.high), v.low));
+      Vector low = _mm512_packs_epi32(q[0], q[1]), high = _mm512_packs_epi32(q[2], q[3]);
+      if (!plain) {
+        low = _mm512_adds_epi16(low, v.zero_point), high = _mm512_adds_epi16(high, v.zero_point);
+      }
+      Vector bytes = _mm512_packus_epi16(low, high);
+      if (!plain) bytes = _mm512_max_epu8(_mm512_min_epu8(bytes, v.high), v.low);
+      _mm512_mask_storeu_epi8(l.y + output * l.y_pitch, mask, bytes);
     }
 
     VectorEpilogue v;
@@ -104,6 +107,7 @@ struct Narrow {
     t[3] = _mm256_unpackhi_epi16(ab_high, cd_high);
   }
 
+  template <bool plain>
   struct Store {
     explicit Store(const DepthwiseLine& l)
         : mask(__mmask32(first_channels(l.channels))), by_bytes(packs_bytes(*l.epilogue)) {
@@ -116,7 +120,7 @@ struct Narrow {
 
     [[gnu::always_inline]] void operator()(const DepthwiseLine& l, const Vector* sums,
                                            int32_t output) const {
-      if (!by_bytes) {
+      if (!plain && !by_bytes) {
         alignas(64) int32_t memory[kVectors * kVectorLanes];
         for (int j = 0; j < kVectors; ++j) {
           _mm256_store_si256(reinterpret_cast<__m256i*>(memory + j * kVectorLanes), sums[j]);
@@ -129,13 +133,16 @@ struct Narrow {
       for (int j = 0; j < kVectors; ++j) {
         const __m256 real =
             _mm256_mul_ps(_mm256_cvtepi32_ps(sums[j]), _mm256_loadu_ps(l.scale + j * kVectorLanes));
-        q[j] = _mm256_cvtps_epi32(_mm256_min_ps(real, y_top));
+        q[j] = _mm256_cvtps_epi32(plain ? real : _mm256_min_ps(real, y_top));
       }
-      const Vector first = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero_point);
-      const Vector second = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), zero_point);
-      const Vector bytes = _mm256_packus_epi16(first, second);
-      uint8_t* y = l.y + output * l.y_pitch;
-      _mm256_mask_storeu_epi8(y, mask, _mm256_max_epu8(_mm256_min_epu8(bytes, high), low));
+      Vector first = _mm256_packs_epi32(q[0], q[1]), second = _mm256_packs_epi32(q[2], q[3]);
+      if (!plain) {
+        first = _mm256_adds_epi16(first, zero_point);
+        second = _mm256_adds_epi16(second, zero_point);
+      }
+      Vector bytes = _mm256_packus_epi16(first, second);
+      if (!plain) bytes = _mm256_max_epu8(_mm256_min_epu8(bytes, high), low);
+      _mm256_mask_storeu_epi8(l.y + output * l.y_pitch, mask, bytes);
     }
 
     __mmask32 mask;

@@ -3,186 +3,180 @@
 #include <algorithm>
 #include <cstring>
 
+#include "depthwise/packed.h"
 #include "lookup/lookup.h"
 
 namespace qtool {
 namespace {
 
-template <typename T>
-T ceil_div(T a, T b) {
-  return (a + b - 1) / b;
-}
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-size_t aligned(size_t bytes) { return ceil_div<size_t>(bytes, 64) * 64; }
+// Scratch memory: pointers to taps, then the copy of a block, or a row of zero points and the ends
+// of a line.
+struct Scratch {
+  size_t copy_at, end_at, bytes;
 
-// What pack() writes: this, offsets, then for each block of channels constants and weights.
-struct Packed {
-  ConvPlan plan;
-  int32_t run, n_quads;
-  int32_t n_blocks, widest;  // blocks of channels
-  bool pairs;
-  size_t block_bytes, blocks_at, bytes;
-
-  static Packed layout(const ConvArgs& a, const DepthwiseKernels& kernels) noexcept;
-
-  const int32_t* offsets() const noexcept { return reinterpret_cast<const int32_t*>(this + 1); }
-  const int32_t* constants(int32_t block) const noexcept {
-    return reinterpret_cast<const int32_t*>(reinterpret_cast<const uint8_t*>(this) + blocks_at +
-                                            size_t(block) * block_bytes);
+  Scratch(const ConvArgs& a, const PackedDepthwise& p) {
+    copy_at = aligned(size_t(p.n_quads) * 4 * sizeof(void*));
+    end_at = copy_at + aligned(p.direct ? size_t(a.in_w * a.x_pitch) + kOverread : 0);
+    const int32_t n = std::max({p.left, p.right, p.advance});
+    const int64_t width = int64_t{n - 1} * a.stride_w + p.plan.window_w;
+    const size_t end = size_t(width * a.kernel_h * a.in_c);
+    bytes = end_at + aligned((p.direct ? end : p.plan.copy_bytes) + kOverread);
   }
-  const int8_t* weights(int32_t block) const noexcept {
-    return reinterpret_cast<const int8_t*>(constants(block) + kConstants);
-  }
-  int32_t channels(const ConvArgs& a, int32_t block) const noexcept {
-    return std::min(widest, a.in_c - block * widest);
+};
+
+class Runner {
+ public:
+  Runner(const ConvCall& call, const DepthwiseKernels& kernels)
+      : call_(call),
+        a_(*call.args),
+        p_(*reinterpret_cast<const PackedDepthwise*>(call.packed)),
+        kernels_(kernels) {
+    const Scratch scratch(a_, p_);
+    taps_ = reinterpret_cast<const uint8_t**>(call.scratch);
+    copy_ = call.scratch + scratch.copy_at;
+    end_ = call.scratch + scratch.end_at;
   }
 
-  // bias and scale in packed order, then bias, scale and float bias in order.
-  static constexpr int kConstants = 5 * kWideChannels;
+  void run(int64_t begin, int64_t end) noexcept {
+    if (p_.direct) std::memset(copy_, a_.x_zero_point, size_t(a_.in_w * a_.x_pitch));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      p_.direct ? run_direct(unit) : run_copied(unit);
+    }
+  }
+
+ private:
+  void run_copied(int64_t unit) noexcept {
+    const ConvPlan& plan = p_.plan;
+    const ConvBlock block = open_block(call_, plan, unit, copy_);
+    for (int32_t line = 0; line < block.n_lines; ++line) {
+      const uint8_t* x = block.x + line * block.line_step;
+      point_taps(plan.pitch, [&](int32_t row) {
+        return x + int64_t{row} * a_.dilation_h * plan.row_w * plan.pitch;
+      });
+      const int64_t pixel = block.first_pixel + int64_t{line} * a_.out_w;
+      run_outputs(pixel, a_.out_w, plan.step, 0);
+      look_up_line(pixel);
+    }
+  }
+
+  void run_direct(int64_t unit) noexcept {
+    const int64_t per_image = (a_.out_h + p_.plan.block_lines - 1) / p_.plan.block_lines;
+    const int64_t image = unit / per_image, first = unit % per_image * p_.plan.block_lines;
+    const int64_t last = std::min<int64_t>(first + p_.plan.block_lines, a_.out_h);
+    for (int64_t line = first; line < last; ++line) {
+      const int64_t pixel = (image * a_.out_h + line) * a_.out_w;
+      run_middle(image, line, pixel);
+      if (p_.left > 0) run_end(image, line, pixel, 0, p_.left);
+      if (p_.right > 0) run_end(image, line, pixel, a_.out_w - p_.right, p_.right);
+      look_up_line(pixel);
+    }
+  }
+
+  // The row of x that a row of the kernel sees; of zero points outside.
+  const uint8_t* row_of_x(int64_t image, int64_t line, int32_t row) const noexcept {
+    const int64_t y = line * a_.stride_h - a_.pad_top + int64_t{row} * a_.dilation_h;
+    if (y < 0 || y >= a_.in_h) return copy_;
+    return call_.x + (image * a_.in_h + y) * a_.in_w * a_.x_pitch;
+  }
+
+  void run_middle(int64_t image, int64_t line, int64_t pixel) noexcept {
+    point_taps(a_.x_pitch, [&](int32_t row) { return row_of_x(image, line, row); });
+    const int64_t column = int64_t{p_.left} * a_.stride_w - a_.pad_left;
+    run_outputs(pixel + p_.left, a_.out_w - p_.left - p_.right, a_.stride_w * a_.x_pitch,
+                column * a_.x_pitch);
+  }
+
+  // Outputs from `first` on, n or as many as are made together, from a copy with zero points.
+  void run_end(int64_t image, int64_t line, int64_t pixel, int32_t first, int32_t n) noexcept {
+    n = std::max(n, p_.advance);
+    first = std::min(first, a_.out_w - n);
+    const int64_t column = int64_t{first} * a_.stride_w - a_.pad_left;
+    const int64_t width = int64_t{n - 1} * a_.stride_w + p_.plan.window_w, pitch = a_.in_c;
+    for (int32_t row = 0; row < a_.kernel_h; ++row) {
+      const uint8_t* x = row_of_x(image, line, row);
+      uint8_t* to = end_ + row * width * pitch;
+      if (x == copy_) {
+        std::memset(to, a_.x_zero_point, size_t(width * pitch));
+      } else {
+        copy_columns(x, column, width, to);
+      }
+    }
+    point_taps(pitch, [&](int32_t row) { return end_ + row * width * pitch; });
+    run_outputs(pixel + first, n, a_.stride_w * pitch, 0);
+  }
+
+  void copy_columns(const uint8_t* x, int64_t column, int64_t width, uint8_t* to) const noexcept {
+    const int64_t left = std::clamp<int64_t>(-column, 0, width);
+    const int64_t inside = std::clamp<int64_t>(a_.in_w - column, 0, width) - left;
+    const int64_t pitch = a_.in_c;
+    std::memset(to, a_.x_zero_point, size_t(left * pitch));
+    for (int64_t i = 0; i < inside; ++i) {
+      std::memcpy(to + (left + i) * pitch, x + (column + left + i) * a_.x_pitch, size_t(pitch));
+    }
+    std::memset(to + (left + inside) * pitch, a_.x_zero_point,
+                size_t((width - left - inside) * pitch));
+  }
+
+  template <typename RowOf>
+  void point_taps(int64_t pitch, const RowOf& row_of) noexcept {
+    const DepthwiseTap* taps = p_.taps();
+    for (int32_t i = 0; i < p_.n_quads * 4; ++i) {
+      taps_[i] = row_of(taps[i].row) + int64_t{taps[i].column} * a_.dilation_w * pitch;
+    }
+  }
+
+  // n outputs from `pixel` of y on, all channels. Taps are `at` bytes from where they point.
+  void run_outputs(int64_t pixel, int32_t n, int64_t step, int64_t at) noexcept {
+    const Epilogue& e = a_.epilogue;
+    const int64_t item = e.float_output ? 4 : 1;
+    DepthwiseLine l{};
+    l.taps = taps_;
+    l.step = step;
+    l.n = n;
+    l.advance = p_.advance;
+    l.n_quads = p_.n_quads;
+    l.epilogue = &e;
+    l.has_float_bias = e.float_bias != nullptr;
+    l.bounded = p_.bounded;
+    l.y_pitch = a_.y_pitch * item;
+    l.residual_pitch = a_.residual_pitch;
+    for (int32_t block = 0; block < p_.n_blocks; ++block) {
+      const int64_t first = int64_t{block} * p_.widest;
+      const int32_t* constants = p_.constants(block);
+      l.at = at + first;
+      l.w = p_.weights(block);
+      l.bias = constants;
+      l.scale = reinterpret_cast<const float*>(constants + kWideChannels);
+      l.plain = constants + 2 * kWideChannels;
+      l.channels = p_.channels_of(block);
+      l.y = static_cast<uint8_t*>(call_.y) + (pixel * a_.y_pitch + first) * item;
+      if (call_.residual != nullptr) {
+        l.residual = call_.residual + pixel * a_.residual_pitch + first;
+      }
+      const bool narrow = l.channels <= kNarrowChannels;
+      (narrow ? kernels_.narrow : kernels_.wide)[p_.run - 1](l);
+    }
+  }
+
+  void look_up_line(int64_t pixel) const noexcept {
+    if (a_.epilogue.table == nullptr) return;
+    uint8_t* y = static_cast<uint8_t*>(call_.y) + pixel * a_.y_pitch;
+    const bool contiguous = a_.y_pitch == a_.out_c;
+    look_up({a_.epilogue.table, y, contiguous ? 1 : a_.out_w,
+             contiguous ? int64_t{a_.out_w} * a_.out_c : a_.out_c, a_.y_pitch});
+  }
+
+  const ConvCall& call_;
+  const ConvArgs& a_;
+  const PackedDepthwise& p_;
+  const DepthwiseKernels& kernels_;
+  const uint8_t** taps_;
+  uint8_t *copy_, *end_;
 };
 
 constexpr int32_t kMostTaps = 1 << 12;  // larger kernels pack slowly, and are rare
-
-// Taps of a row of the kernel that one run of outputs sees.
-int32_t row_taps(const ConvArgs& a, int32_t run) noexcept { return a.kernel_w + run - 1; }
-
-// One quad is [row][four neighbours]; a single output takes its taps four by four as they come.
-int32_t count_quads(const ConvArgs& a, int32_t run) noexcept {
-  if (run == 1) return ceil_div(a.depth(), 4);
-  return a.kernel_h * ceil_div(row_taps(a, run), 4);
-}
-
-// Interleaving costs 8 instructions a quad, an output 4.
-int32_t best_run(const ConvArgs& a) noexcept {
-  int32_t best = 1;
-  double least = 12.0 * count_quads(a, 1);
-  if (a.stride_w != 1 || a.dilation_w != 1) return 1;
-  for (int32_t run = 2; run <= std::min(kMostRun, a.out_w); ++run) {
-    const double cost = count_quads(a, run) * (8.0 / run + 4);
-    if (cost < least) best = run, least = cost;
-  }
-  return best;
-}
-
-Packed Packed::layout(const ConvArgs& a, const DepthwiseKernels& kernels) noexcept {
-  Packed p{};
-  p.plan = plan_conv(a, 0);
-  p.run = best_run(a);
-  p.n_quads = count_quads(a, p.run);
-  p.widest = kernels.widest;
-  p.pairs = kernels.pairs;
-  p.n_blocks = ceil_div(a.in_c, p.widest);
-  const size_t weights = size_t(p.n_quads) * size_t(p.run) * size_t(p.widest) * (p.pairs ? 8 : 4);
-  p.block_bytes = aligned(kConstants * 4 + weights);
-  p.blocks_at = aligned(sizeof(p) + size_t(p.n_quads) * 16);
-  p.bytes = p.blocks_at + size_t(p.n_blocks) * p.block_bytes;
-  return p;
-}
-
-// A tap of the kernel: which weight, or none.
-int32_t tap_at(const ConvArgs& a, const Packed& p, int32_t quad, int32_t slot, int32_t output) {
-  if (p.run == 1) return quad * 4 + slot < a.depth() ? quad * 4 + slot : -1;
-  const int32_t per_row = ceil_div(row_taps(a, p.run), 4);
-  const int32_t column = quad % per_row * 4 + slot - output;
-  return column >= 0 && column < a.kernel_w ? quad / per_row * a.kernel_w + column : -1;
-}
-
-// Slots beyond the taps read the last one again: their weights are 0.
-int32_t offset_at(const ConvArgs& a, const Packed& p, int32_t quad, int32_t slot) {
-  int64_t row = 0, column = 0;
-  if (p.run == 1) {
-    const int32_t tap = std::min(quad * 4 + slot, a.depth() - 1);
-    row = tap / a.kernel_w, column = tap % a.kernel_w;
-  } else {
-    const int32_t per_row = ceil_div(row_taps(a, p.run), 4);
-    row = quad / per_row;
-    column = std::min(quad % per_row * 4 + slot, row_taps(a, p.run) - 1);
-  }
-  return int32_t((row * a.dilation_h * p.plan.row_w + column * a.dilation_w) * p.plan.pitch);
-}
-
-// One weight in the place where `tap % 4` of channel `lane` of a vector is.
-void put(const Packed& p, int8_t* vector, int32_t lanes, int32_t lane, int32_t slot, int8_t value) {
-  if (!p.pairs) {
-    vector[lane * 4 + slot] = value;
-    return;
-  }
-  const int16_t wide = value;  // [slots 0 and 2, then 1 and 3][lane][2]
-  std::memcpy(vector + (((slot % 2) * lanes + lane) * 2 + slot / 2) * 2, &wide, sizeof(wide));
-}
-
-void pack_block(const ConvArgs& a, const Packed& p, int32_t block, int32_t* constants) {
-  const int32_t channels = p.channels(a, block), first = block * p.widest;
-  const bool narrow = channels <= kNarrowChannels;
-  const int32_t lanes = (narrow ? kNarrowChannels : kWideChannels) / kVectors;
-  const Epilogue& e = a.epilogue;
-  int32_t* plain = constants + 2 * kWideChannels;
-  std::memcpy(plain, e.bias + first, size_t(channels) * 4);
-  std::memcpy(plain + kWideChannels, e.scale + first, size_t(channels) * 4);
-  if (e.float_bias != nullptr) {
-    std::memcpy(plain + 2 * kWideChannels, e.float_bias + first, size_t(channels) * 4);
-  }
-  auto* w = reinterpret_cast<int8_t*>(constants + Packed::kConstants);
-  const int32_t vector_bytes = lanes * (p.pairs ? 8 : 4);
-  for (int32_t vector = 0; vector < kVectors; ++vector) {
-    for (int32_t lane = 0; lane < lanes; ++lane) {
-      const int32_t channel = channel_of(vector, lane);
-      if (channel >= channels) continue;
-      constants[vector * lanes + lane] = plain[channel];
-      constants[kWideChannels + vector * lanes + lane] = plain[kWideChannels + channel];
-      const int8_t* taps = a.w + int64_t{first + channel} * a.depth();
-      for (int32_t i = 0; i < p.n_quads * p.run * 4; ++i) {
-        const int32_t tap = tap_at(a, p, i / 4 / p.run, i % 4, i / 4 % p.run);
-        if (tap < 0) continue;
-        put(p, w + (int64_t{i / 4} * kVectors + vector) * vector_bytes, lanes, lane, i % 4,
-            taps[tap]);
-      }
-    }
-  }
-}
-
-// The outputs of one line of a block.
-void run_line(const ConvCall& call, const Packed& p, const uint8_t* x, int64_t pixel,
-              const DepthwiseKernels& kernels) noexcept {
-  const ConvArgs& a = *call.args;
-  const int64_t item = a.epilogue.float_output ? 4 : 1;
-  DepthwiseLine l{};
-  l.step = p.plan.step;
-  l.n = a.out_w;
-  l.n_quads = p.n_quads;
-  l.offsets = p.offsets();
-  l.epilogue = &a.epilogue;
-  l.has_float_bias = a.epilogue.float_bias != nullptr;
-  l.y_pitch = a.y_pitch * item;
-  l.residual_pitch = a.residual_pitch;
-  for (int32_t c = 0; c < p.n_blocks; ++c) {
-    const int64_t first = int64_t{c} * p.widest;
-    const int32_t* constants = p.constants(c);
-    l.x = x + first;
-    l.w = p.weights(c);
-    l.bias = constants;
-    l.scale = reinterpret_cast<const float*>(constants + kWideChannels);
-    l.plain_constants = constants + 2 * kWideChannels;
-    l.channels = p.channels(a, c);
-    l.y = static_cast<uint8_t*>(call.y) + (pixel * a.y_pitch + first) * item;
-    if (call.residual != nullptr) l.residual = call.residual + pixel * a.residual_pitch + first;
-    const bool narrow = l.channels <= kNarrowChannels;
-    (narrow ? kernels.narrow : kernels.wide)[p.run - 1](l);
-    if (a.epilogue.table != nullptr) look_up({a.epilogue.table, l.y, l.n, l.channels, l.y_pitch});
-  }
-}
-
-void run_blocks(const ConvCall& call, int64_t begin, int64_t end,
-                const DepthwiseKernels& kernels) noexcept {
-  const auto& p = *reinterpret_cast<const Packed*>(call.packed);
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const ConvBlock block = open_block(call, p.plan, unit, call.scratch);
-    for (int32_t line = 0; line < block.n_lines; ++line) {
-      run_line(call, p, block.x + line * block.line_step,
-               block.first_pixel + int64_t{line} * call.args->out_w, kernels);
-    }
-  }
-}
 
 #if defined(__x86_64__)
 bool has_avx512vnni() noexcept { return __builtin_cpu_supports("avx512vnni"); }
@@ -198,35 +192,29 @@ struct Depthwise {
   }
 
   static size_t packed_bytes(const ConvArgs& a) noexcept {
-    return Packed::layout(a, kernels).bytes;
+    return PackedDepthwise::layout(a, kernels).bytes;
   }
 
   static void pack(const ConvArgs& a, uint8_t* packed) noexcept {
-    const Packed p = Packed::layout(a, kernels);
-    std::memcpy(packed, &p, sizeof(p));
-    auto* offsets = reinterpret_cast<int32_t*>(packed + sizeof(p));
-    for (int32_t i = 0; i < p.n_quads * 4; ++i) offsets[i] = offset_at(a, p, i / 4, i % 4);
-    const auto& self = *reinterpret_cast<const Packed*>(packed);
-    for (int32_t c = 0; c < p.n_blocks; ++c) {
-      pack_block(a, p, c, const_cast<int32_t*>(self.constants(c)));
-    }
+    pack_depthwise(a, PackedDepthwise::layout(a, kernels), packed);
   }
 
   static size_t scratch_bytes(const ConvArgs& a) noexcept {
-    return plan_conv(a, 0).copy_bytes + kOverread;
+    return Scratch(a, PackedDepthwise::layout(a, kernels)).bytes;
   }
 
   static int64_t units(const ConvArgs& a) noexcept { return plan_conv(a, 0).n_blocks; }
 
-  // Interleaving and multiplying, then the epilogue, for each 64 channels or part of them.
+  // Interleaving and multiplying, then the epilogue, for each block of channels.
   static double cycles(const ConvArgs& a) noexcept {
-    const Packed p = Packed::layout(a, kernels);
-    const double per_output = p.n_quads * (8.0 / p.run + 4) / 2 + 14;
-    return double(a.pixels()) * p.n_blocks * per_output * (kernels.pairs ? 1.5 : 1);
+    const PackedDepthwise p = PackedDepthwise::layout(a, kernels);
+    const double per_run = p.n_quads * (8.0 + 4.0 * p.run) / 2 + 14.0 * p.run;
+    const double per_output = per_run / p.advance * p.n_blocks + 4;
+    return double(a.pixels()) * per_output * (kernels.pairs ? 1.5 : 1);
   }
 
   static void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
-    run_blocks(call, begin, end, kernels);
+    Runner(call, kernels).run(begin, end);
   }
 };
 

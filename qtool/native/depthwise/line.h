@@ -7,26 +7,30 @@
 namespace qtool {
 namespace {
 
-// V: Vector; kBytes of a pixel's part; load; dot(sum, quad, w); interleave; kWeightBytes of a
-// vector; Epilogue with plain(const DepthwiseLine&, sums, y) and full(..., output).
-template <class V, int run>
-void depthwise_line(const DepthwiseLine& l) noexcept {
+// V has Vector, kVectorLanes, kWeightBytes of a vector, load, interleave, dot, and Store<plain>,
+// which stores an output's sums.
+template <class V, int run, int quads, bool plain>
+static void depthwise_outputs(const DepthwiseLine& l) noexcept {
   using Vector = typename V::Vector;
-  const typename V::Store store(l);
-  for (int32_t q = 0; q < l.n; q += run) {
-    const int32_t first = q < l.n - run ? q : l.n - run;  // the last run may overlap
-    const uint8_t* x = l.x + first * l.step;
+  const typename V::template Store<plain> store(l);
+  const int32_t n = l.n, advance = l.advance, n_quads = quads == 0 ? l.n_quads : quads;
+  const int64_t step = l.step, at = l.at;
+  const int32_t* const bias = l.bias;
+  for (int32_t q = 0; q < n; q += advance) {
+    const int32_t first = q < n - advance ? q : n - advance;  // the last ones may be made again
+    const int64_t x = at + first * step;
     Vector sums[run][kVectors];
 #pragma GCC unroll 4
     for (int r = 0; r < run; ++r) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[r][j] = V::load(l.bias + j * V::kVectorLanes);
+      for (int j = 0; j < kVectors; ++j) sums[r][j] = V::load(bias + j * V::kVectorLanes);
     }
     const int8_t* w = l.w;
-    const int32_t* offsets = l.offsets;
-    for (int32_t quad = 0; quad < l.n_quads; ++quad, offsets += 4) {
-      Vector taps[kVectors] = {V::load(x + offsets[0]), V::load(x + offsets[1]),
-                               V::load(x + offsets[2]), V::load(x + offsets[3])};
+    const uint8_t* const* from = l.taps;
+#pragma GCC unroll 3
+    for (int32_t quad = 0; quad < n_quads; ++quad, from += 4) {
+      Vector taps[kVectors] = {V::load(from[0] + x), V::load(from[1] + x), V::load(from[2] + x),
+                               V::load(from[3] + x)};
       V::interleave(taps);
 #pragma GCC unroll 4
       for (int r = 0; r < run; ++r) {
@@ -37,9 +41,17 @@ void depthwise_line(const DepthwiseLine& l) noexcept {
       }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < run; ++r) {
-      if (first + r >= q) store(l, sums[r], first + r);
-    }
+    for (int r = 0; r < run; ++r) store(l, sums[r], first + r);
+  }
+}
+
+template <class V, int run>
+void depthwise_line(const DepthwiseLine& l) noexcept {
+  const bool plain = stores_plain_bytes(l);
+  if (l.n_quads == 3) {  // 3 x 3
+    plain ? depthwise_outputs<V, run, 3, true>(l) : depthwise_outputs<V, run, 3, false>(l);
+  } else {
+    plain ? depthwise_outputs<V, run, 0, true>(l) : depthwise_outputs<V, run, 0, false>(l);
   }
 }
 
