@@ -23,6 +23,8 @@ NETWORKS = ("resnet", "dscnn", "mlp")
 PREPROCESS = ("--preprocess", SAMPLES / "preprocess.toml")
 QUIET: list[str] = []
 HEADER = ("model", "artifact", "bytes", "of float", "top-1", "drop, 95 % interval", "agreement")
+SPEED_HEADER = ("model", "runtime", "ms", "times native", "load ms", "MB", "top-1", "same answers")
+BENCH_SECONDS = 1
 
 
 def qtool(command: str, *arguments: object) -> str:
@@ -50,18 +52,18 @@ def chain(name: str) -> dict[str, Path]:
     return {"float": frozen, "int8": static, "int8 weights only": weights}
 
 
-def evaluate(model: Path, reference: Path) -> dict[str, Any]:
+def evaluate(model: Path, reference: Path, *options: object) -> dict[str, Any]:
     """Return what `qtool evaluate` finds on the labelled test samples."""
     test = ("--data", SAMPLES / "test.npz", *PREPROCESS)
     found: dict[str, Any] = json.loads(
-        qtool("evaluate", "-i", model, "--reference", reference, *test, "--json")
+        qtool("evaluate", "-i", model, "--reference", reference, *test, *options, "--json")
     )
     return found
 
 
-def rows(name: str) -> list[tuple[str, ...]]:
+def rows(name: str, artifacts: dict[str, Path]) -> list[tuple[str, ...]]:
     """Return a table's rows for one network: its artifacts, and how good each is."""
-    sizes = {label: (path, (ROOT / path).stat().st_size) for label, path in chain(name).items()}
+    sizes = {label: (path, (ROOT / path).stat().st_size) for label, path in artifacts.items()}
     reference, full = sizes.pop("float")
     found = []
     for label, (path, size) in sizes.items():
@@ -73,6 +75,27 @@ def rows(name: str) -> list[tuple[str, ...]]:
         found.append((name, label, f"{size:,}", ratio, value, drop, agreement))
     top1 = f"{result['reference']:.2f} %"
     return [(name, "float", f"{full:,}", "1.00x", top1, "", ""), *found]
+
+
+def speed_rows(name: str, artifacts: dict[str, Path]) -> list[tuple[str, ...]]:
+    """Return rows for one network: who runs it how fast, and whether with the same answers."""
+    int8, real = artifacts["int8"], artifacts["float"]
+    # Both run the int8 model; the reference does in onnxruntime.
+    native = evaluate(int8, int8, "--runtime", "native")
+    top1 = {
+        ("native", "input"): f"{native['value']:.2f} %",
+        ("onnxruntime", "input"): f"{native['reference']:.2f} %",
+    }
+    agreement = {("native", "input"): f"{native['agreement']:.2f} %"}
+    timed = ("--against-model", real, "--seconds", BENCH_SECONDS)
+    found = []
+    for t in json.loads(qtool("bench", "-i", int8, *timed, "--json"))["timings"]:
+        who = (t["runtime"], t["model"])
+        label = f"{t['runtime']} {'int8' if t['model'] == 'input' else 'float'}"
+        numbers = (f"{t['min_ms']:.3f}", f"{t['ratio']:.1f}x", f"{t['load_ms']:.0f}")
+        memory = f"{t['peak_mb']:.0f}"
+        found.append((name, label, *numbers, memory, top1.get(who, ""), agreement.get(who, "")))
+    return found
 
 
 def show(table: list[tuple[str, ...]]) -> None:
@@ -94,10 +117,15 @@ def main() -> None:
     QUIET[:] = [] if options.verbose else ["--quiet"]
     (ROOT / OUTPUT).mkdir(exist_ok=True)
     start = time.perf_counter()
-    table = [HEADER, *(row for name in options.networks for row in rows(name))]
+    made = {name: chain(name) for name in options.networks}
+    tables = [
+        [header, *(row for name, artifacts in made.items() for row in of(name, artifacts))]
+        for header, of in ((HEADER, rows), (SPEED_HEADER, speed_rows))
+    ]
     n_seconds = time.perf_counter() - start
-    print()
-    show(table)
+    for table in tables:
+        print()
+        show(table)
     print(f"\n4000 Fashion-MNIST test images; {n_seconds:.0f} s; the files are in {OUTPUT}/")
 
 
