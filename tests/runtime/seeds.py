@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 from runtime.graphs import Graph, integers, per_tensor, weight
 
@@ -18,7 +19,7 @@ def programs() -> dict[str, bytes]:
 
 
 def _bytes(make: Callable[[Graph, np.random.Generator], str]) -> bytes:
-    graph = Graph()
+    graph = Graph(21)
     graph.output(make(graph, np.random.default_rng(0)), "float32", 4)
     return Session(graph.model()).program().to_bytes()
 
@@ -87,6 +88,55 @@ def floats(graph: Graph, rng) -> str:
     return graph.node("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4)
 
 
+def float_products(graph: Graph, rng) -> str:
+    def constant(*shape: int) -> str:
+        return graph.constant(rng.normal(size=shape).astype(np.float32))
+
+    x = graph.feed(rng.normal(size=(2, 8, 6, 7)).astype(np.float32))
+    x = graph.node("Conv", x, constant(8, 4, 3, 3), constant(8), pads=[1] * 4, group=2)
+    x = graph.node("Conv", x, constant(8, 1, 3, 3), pads=[1] * 4, group=8, strides=[2, 1])
+    w, w_p = weight(rng, (70, 8, 3, 3))
+    x = graph.node("Conv", x, graph.fixed(w, w_p))
+    x = graph.node("MatMul", x, constant(5, 33))
+    w, w_p = weight(rng, (33, 130), 1)
+    x = graph.node("MatMul", x, graph.fixed(w, w_p))
+    return graph.node("MatMul", x, graph.node("Transpose", x, perm=[0, 1, 3, 2]))
+
+
+def four_bits(graph: Graph, rng) -> str:
+    q = rng.integers(-8, 8, (130, 70)).astype(ml_dtypes.int4)
+    scales = graph.constant(rng.uniform(0.1, 1, (5, 70)).astype(np.float32))
+    zeros = graph.constant(rng.integers(-8, 8, (5, 70)).astype(ml_dtypes.int4))
+    inputs = graph.constant(q), scales, zeros
+    w = graph.node("DequantizeLinear", *inputs, axis=0, block_size=32)
+    return graph.node("MatMul", graph.feed(rng.normal(size=(2, 3, 5, 130)).astype(np.float32)), w)
+
+
+def recurrent(graph: Graph, rng) -> str:
+    def floats(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    x, width = graph.feed(floats(5, 2, 6)), 33
+    lengths = graph.feed(np.array([3, 5], np.int32))
+    for op, gates in (("LSTM", 4), ("GRU", 3)):
+        w = graph.constant(floats(2, gates * width, 6))
+        q, q_p = weight(rng, (2, gates * width, width), 1)
+        bias = graph.constant(floats(2, 2 * gates * width))
+        more = ["", "", graph.constant(floats(2, 3 * width))] if op == "LSTM" else []
+        ys = graph.node(
+            op, x, w, graph.fixed(q, q_p), bias, lengths, *more, n_outputs=gates - 1,
+            direction="bidirectional", hidden_size=width, clip=3.0,
+            **({} if op == "LSTM" else {"linear_before_reset": 1}),
+        )  # fmt: skip
+        x = graph.node("Slice", ys[0], *map(graph.constant, ([0, 0], [1, 6], [1, 3])))
+        x = graph.node("Squeeze", x, graph.constant([1]))
+    return ys[0]
+
+
 SEEDS = {
-    f.__name__: f for f in (convolutions, residual, product, pools, elementwise, movement, floats)
-}
+    f.__name__: f
+    for f in (
+        convolutions, residual, product, pools, elementwise, movement, floats, float_products,
+        four_bits, recurrent,
+    )
+}  # fmt: skip

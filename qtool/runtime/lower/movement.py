@@ -21,6 +21,7 @@ from qtool.runtime.lower.values import (
     Value,
     channels_last,
     is_byte,
+    zeros,
 )
 from qtool.runtime.program import Loop, Walk
 
@@ -115,7 +116,11 @@ def transpose(lowering: Lowering, node: ir.Node) -> None:
         params = found.qparams
         if axis is not None:
             params = replace(params, axis=order.index(axis % rank))
-        lowering.give(node.outputs[0], Dequantized(Known(found.q.array.transpose(order)), params))
+        if found.block:
+            scale, zero = params.scale.transpose(order), zeros(found).transpose(order)
+            params = replace(params, scale=scale, zero_point=zero)
+        integers = Known(found.q.array.transpose(order))
+        lowering.give(node.outputs[0], Dequantized(integers, params, block=found.block))
         return
     apply(lowering, node, lambda held: _transposed(lowering, held, order))
 
@@ -137,13 +142,14 @@ def concat(lowering: Lowering, node: ir.Node) -> None:
     integers = [v for v in values if is_byte(v)]
     if output is not None and len(integers) == len(values):
         parts = [lowering.requantized(v, output.qparams) for v in integers]
-        made = _joined(lowering, parts, axis)
+        made = joined(lowering, parts, axis)
         output.give(lowering, made.tensor, channels_last=made.channels_last)
         return
-    lowering.give(node.outputs[0], _joined(lowering, [lowering.held(v) for v in node.inputs], axis))
+    lowering.give(node.outputs[0], joined(lowering, [lowering.held(v) for v in node.inputs], axis))
 
 
-def _joined(lowering: Lowering, parts: Sequence[Held], axis: int) -> Held:
+def joined(lowering: Lowering, parts: Sequence[Held], axis: int) -> Held:
+    """Return the parts one after the other along one of ONNX's axes."""
     rank = len(parts[0].shape)
     last = any(p.channels_last for p in parts)
     tensors = [lowering.as_last(p) if last else lowering.as_plain(p) for p in parts]
@@ -256,7 +262,7 @@ def _expanded(lowering: Lowering, held: Held, dims: tuple[int, ...]) -> Held:
 def _tiled(lowering: Lowering, held: Held, repeats: Sequence[int]) -> Held:
     for axis, times in enumerate(repeats):
         if times != 1:
-            held = _joined(lowering, [held] * times, axis)
+            held = joined(lowering, [held] * times, axis)
     return held
 
 

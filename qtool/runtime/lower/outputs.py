@@ -100,10 +100,13 @@ def clamp_bounds(lowering: Lowering, clamp: ir.Node) -> tuple[float, float] | No
     return bounds[0], bounds[1]
 
 
-def qparams_of(lowering: Lowering, node: ir.Node) -> QParams | None:
-    """Return the qparams of a QuantizeLinear or DequantizeLinear; None where they are computed."""
+def qparams_of(lowering: Lowering, node: ir.Node, *, blocks: bool = False) -> QParams | None:
+    """Return the qparams of a QuantizeLinear or DequantizeLinear; None where they are computed.
+
+    With blocks scale and zero point stay of the integers' rank; without, None in blocks as well.
+    """
     scale = lowering.known(node.inputs[1])
-    if scale is None or attribute(node, "block_size", 0):
+    if scale is None or (attribute(node, "block_size", 0) and not blocks):
         return None
     has_zero = len(node.inputs) > 2 and node.inputs[2] is not None
     zero = lowering.known(node.inputs[2]) if has_zero else None
@@ -117,7 +120,7 @@ def qparams_of(lowering: Lowering, node: ir.Node) -> QParams | None:
     else:
         dtype = "uint8" if integers is None or not integers.dtype else dtype_name(integers.dtype)
     zeros = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
-    if scale.size == 1:
+    if scale.size == 1 and not blocks:
         scale, zeros = scale.reshape(()), zeros.reshape(())
     axis = attribute(node, "axis", 1) if scale.ndim else None
     return QParams(scale.astype(np.float32), zeros, dtype, axis)

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import attribute
-from qtool.runtime.lower.linear import Windows, as_image, pair, read_windows
 from qtool.runtime.lower.outputs import output_of
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Dequantized, Held
+from qtool.runtime.lower.windows import Windows, as_image, pair, read_windows
 from qtool.runtime.program import Tensor
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
+from qtool.model import attribute
 from qtool.qparams import quantize
 from qtool.runtime.lower.outputs import qparams_of
 from qtool.runtime.lower.state import Lowering, scalar_qparams
@@ -14,12 +15,13 @@ from qtool.runtime.lower.values import Dequantized, Held, Known, is_byte
 
 def dequantize_linear(lowering: Lowering, node: ir.Node) -> None:
     """Remember it: most readers want the integers."""
-    qparams = qparams_of(lowering, node)
-    if qparams is None:
-        raise UnsupportedError("its scale or zero point is computed at run time, or in blocks")
     q = lowering.value(node.inputs[0])
     assert not isinstance(q, Dequantized)
-    lowering.give(node.outputs[0], Dequantized(q, qparams))
+    block = attribute(node, "block_size", 0) if isinstance(q, Known) else 0
+    qparams = qparams_of(lowering, node, blocks=block > 0)
+    if qparams is None:
+        raise UnsupportedError("its scale or zero point is computed at run time, or in blocks")
+    lowering.give(node.outputs[0], Dequantized(q, qparams, block=block))
 
 
 def quantize_linear(lowering: Lowering, node: ir.Node) -> None:

@@ -20,6 +20,7 @@ from qtool.runtime.lower.values import (
     channels_first,
     channels_last,
     dtype_of,
+    known_reals,
     shape_of,
 )
 from qtool.runtime.program import DTYPES, Array, Buffer, Loop, Op, Tensor, Walk
@@ -79,7 +80,7 @@ class Lowering:
             return None
         found = self.value(value)
         if isinstance(found, Dequantized) and isinstance(found.q, Known):
-            found = Known(dequantize(found.q.array.astype(np.int32), found.qparams))
+            found = Known(known_reals(found))
             self.values[value] = found
         return found.array if isinstance(found, Known) else None
 

@@ -12,7 +12,8 @@ from typing import TypeGuard, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from qtool.qparams import QParams
+from qtool.errors import UnsupportedError
+from qtool.qparams import QParams, dequantize
 from qtool.runtime.program import Array, Tensor
 
 T = TypeVar("T")
@@ -56,14 +57,47 @@ class Dequantized:
     """scale * (q - zero_point), not computed before somebody wants the float32 values.
 
     Or, where an elementwise function came after it, reals[i] for the i-th integer of q's type.
+    With block above 0 scale and zero point have q's rank, and one element for that many of q's
+    along qparams.axis.
     """
 
     q: Known | Held
     qparams: QParams
     reals: npt.NDArray[np.float64] | None = None
+    block: int = 0
 
 
 Value = Known | Held | Dequantized
+
+
+def known_reals(found: Dequantized) -> Float32:
+    """Return what a dequantized constant stands for.
+
+    Raises:
+        UnsupportedError: its blocks do not cover it.
+    """
+    assert isinstance(found.q, Known)
+    q, qparams = found.q.array.astype(np.int32), found.qparams
+    if not found.block:
+        return dequantize(q, qparams)
+    scale, zero = (spread(v, q.shape, qparams, found.block) for v in (qparams.scale, zeros(found)))
+    with np.errstate(over="ignore"):
+        return np.asarray((q - zero).astype(np.float32) * scale, np.float32)
+
+
+def zeros(found: Dequantized) -> Array:
+    """Return the zero points of a dequantized value in the shape of its scales."""
+    return np.broadcast_to(found.qparams.zero_point, found.qparams.scale.shape)
+
+
+def spread(values: Array, shape: Sequence[int], qparams: QParams, block: int) -> Array:
+    """Return the value of each element's block."""
+    assert qparams.axis is not None
+    axis = qparams.axis % len(shape)
+    wanted = tuple(-(-n // block) if i == axis else n for i, n in enumerate(shape))
+    if values.shape != wanted:
+        raise UnsupportedError(f"its scales are {list(values.shape)}, not {list(wanted)}")
+    return np.repeat(values, block, axis).take(range(shape[axis]), axis)
 
 
 @dataclass(frozen=True)
