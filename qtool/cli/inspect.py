@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from qtool.cli import options
+from qtool.cli import explain, options
 
 
 @click.command()
@@ -20,9 +20,24 @@ from qtool.cli import options
     "--set-dim", "dims", multiple=True, metavar="NAME=SIZE", callback=options.sizes,
     help="Size of a symbolic dim of the inputs; repeat for several.  [default: batch 1]",
 )  # fmt: skip
+@click.option(
+    "--sensitivity",
+    is_flag=True,
+    help="Show what each quantized layer loses, why, and the option against it.",
+)
+@click.option("--reference", metavar="MODEL", help="With --sensitivity: the float model.")
+@options.data_options
+@click.option(
+    "--exclude-from",
+    "exclude_file",
+    metavar="FILE",
+    help="With --sensitivity: write the layers that make half of the noise, for "
+    "quantize --exclude-from.",
+)
+@options.threads_option
 @options.json_option
 @options.verbosity_options
-def inspect(models, input_, tensors, tensor, diff, dims, as_json):
+def inspect(models, input_, tensors, tensor, diff, dims, as_json, sensitivity, **rest):
     """Show what is in a model: ops, sizes, MACs, qparams, coverage, history.
 
     MACs are multiply-accumulates of one run. One fact per line, for grep.
@@ -31,6 +46,7 @@ def inspect(models, input_, tensors, tensor, diff, dims, as_json):
     qtool inspect model.onnx
     qtool inspect --input m.qtm --tensor conv1_out
     qtool inspect --diff model.onnx q.onnx
+    qtool inspect --sensitivity q.onnx --reference model.onnx --data samples.npz
     """
     paths = [*([] if input_ is None else [input_]), *models]
     if len(paths) != 1 + diff:
@@ -39,6 +55,7 @@ def inspect(models, input_, tensors, tensor, diff, dims, as_json):
         raise click.UsageError("--tensor goes without --tensors and --diff")
     for path in paths:
         options.check_ending(path)
+    explain.check(sensitivity, rest, diff or tensors or tensor is not None)
     from qtool import formats
     from qtool.cli.inspect_text import show
     from qtool.stages.compare import compare
@@ -46,7 +63,9 @@ def inspect(models, input_, tensors, tensor, diff, dims, as_json):
     from qtool.stages.inspect import inspect as stage
 
     loaded = [formats.load(path) for path in paths]
-    if diff:
+    if sensitivity:
+        explain.show_sensitivity(loaded[0], rest, as_json)
+    elif diff:
         show(compare(*loaded, dims=dims), paths, as_json)
     elif tensor is not None:
         show(describe(loaded[0], tensor), paths, as_json)
