@@ -10,7 +10,7 @@ python := $(VENV)/bin/python
 sources := pyproject.toml $(shell find qtool/native -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-check demo test check check-native fuzz docs clean
+.PHONY: help setup setup-check demo test check check-native check-arm fuzz docs clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\n\2/p' $(MAKEFILE_LIST) | xargs -d '\n' -n 2 printf '  make %-13s %s\n'
@@ -44,6 +44,9 @@ check: setup-check check-native  ## Lint, format, types, spelling, and the nativ
 
 check-native: setup-check  ## Run the native tests under ASan and UBSan.
 	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check_native.sh
+
+check-arm: setup-check  ## Cross-compile the kernels for ARM and check them in an emulator.
+	PATH="$(abspath $(VENV))/bin:$$PATH" scripts/check_arm.sh
 
 fuzz: setup  ## Feed damaged files to the loaders for two minutes.
 	$(python) scripts/fuzz_formats.py --seconds 120

@@ -9,8 +9,11 @@
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace qtool {
@@ -97,6 +100,22 @@ Isa isa_named(const char* name) {
   throw std::invalid_argument(std::string("QTOOL_ISA or isa is '") + name +
                               "'; it may be scalar, neon, avx2, avxvnni, avx512 or amx");
 }
+
+#if defined(__aarch64__) && defined(__linux__)
+bool has_arm_dotprod() noexcept { return (getauxval(AT_HWCAP) >> 20 & 1) == 1; }  // ASIMDDP
+bool has_arm_i8mm() noexcept { return (getauxval(AT_HWCAP2) >> 13 & 1) == 1; }    // I8MM
+#elif defined(__aarch64__) && defined(__APPLE__)
+static bool has_feature(const char* name) noexcept {
+  int found = 0;
+  size_t size = sizeof found;
+  return sysctlbyname(name, &found, &size, nullptr, 0) == 0 && found == 1;
+}
+bool has_arm_dotprod() noexcept { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool has_arm_i8mm() noexcept { return has_feature("hw.optional.arm.FEAT_I8MM"); }
+#else
+bool has_arm_dotprod() noexcept { return false; }
+bool has_arm_i8mm() noexcept { return false; }
+#endif
 
 bool allowed(Isa isa) { return isa <= cap() && supports(isa); }
 

@@ -21,6 +21,10 @@ Isa isa_named(const char* name);
 // names. An unknown name there throws std::invalid_argument.
 bool allowed(Isa isa);
 
+// Whether an ARM processor has sdot, and sudot; what kNeon kernels may need beyond kNeon.
+bool has_arm_dotprod() noexcept;
+bool has_arm_i8mm() noexcept;
+
 [[noreturn]] void refuse_isa(const char* wanted);
 bool same_name(const char* a, const char* b) noexcept;
 

@@ -100,4 +100,16 @@ void pack_conv(const ConvArgs& a, const PackedConv& l, uint8_t* packed) noexcept
   }
 }
 
+void add_128_sums(PackedConv& packed) noexcept {
+  for (size_t at = packed.weights_at; at < packed.bytes; at += packed.panel_bytes) {
+    const auto panel = int64_t((at - packed.weights_at) / packed.panel_bytes);
+    auto* bias = const_cast<int32_t*>(packed.constants(panel));
+    const int8_t* w = packed.weights(panel);
+    for (size_t i = 0; i < packed.panel_bytes; ++i) {
+      int32_t& sum = bias[i / 4 % kLanes];
+      sum = int32_t(uint32_t(sum) + 128u * uint32_t(int32_t{w[i]}));
+    }
+  }
+}
+
 }  // namespace qtool

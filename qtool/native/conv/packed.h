@@ -46,4 +46,8 @@ struct PackedConv {
 
 void pack_conv(const ConvArgs& args, const PackedConv& layout, uint8_t* packed) noexcept;
 
+// Adds 128 sum w to the bias of each channel, for kernels that multiply x - 128. Panels are one
+// block wide.
+void add_128_sums(PackedConv& packed) noexcept;
+
 }  // namespace qtool

@@ -17,7 +17,7 @@ struct Costs {
 bool has_avx512vnni() noexcept { return __builtin_cpu_supports("avx512vnni"); }
 #endif
 
-bool always() noexcept { return true; }
+[[maybe_unused]] bool always() noexcept { return true; }
 
 template <const GemmTileKernels& kernels, const Costs& costs, int blocks>
 struct Tiled {
@@ -41,6 +41,7 @@ struct Tiled {
   static void pack(const ConvArgs& a, uint8_t* packed) noexcept {
     pack_conv(a, layout(a), packed);
     if (kernels.adds_pairs) split_pairs(a, *reinterpret_cast<PackedConv*>(packed));
+    if (kernels.subtracts_128) add_128_sums(*reinterpret_cast<PackedConv*>(packed));
   }
 
   static size_t scratch_bytes(const ConvArgs& a) noexcept {
@@ -78,6 +79,10 @@ constexpr ConvVariant variant(const char* name, Isa isa, bool (*available)() noe
 constexpr Costs kVnniCosts = {{0.75, 1.2, 1.7, 2.1}, {10, 14, 18, 22}, 40};
 constexpr Costs kAvxVnniCosts = {{1.2}, {20}, 40};
 constexpr Costs kAvx2Costs = {{2.4}, {20}, 40};
+#elif defined(__aarch64__)
+constexpr Costs kNeonI8mmCosts = {{2}, {20}, 40};
+constexpr Costs kNeonDotCosts = {{2.1}, {20}, 40};
+constexpr Costs kNeonCosts = {{8}, {24}, 40};
 #endif
 
 }  // namespace
@@ -96,6 +101,13 @@ const ConvVariant conv_6x16__avxvnni =
     variant<kGemmAvxVnni, kAvxVnniCosts, 1>("conv_6x16__avxvnni", Isa::kAvxVnni, always);
 const ConvVariant conv_5x16__avx2 =
     variant<kGemmAvx2, kAvx2Costs, 1>("conv_5x16__avx2", Isa::kAvx2, always);
+#elif defined(__aarch64__)
+const ConvVariant conv_6x16__neoni8mm =
+    variant<kGemmNeonI8mm, kNeonI8mmCosts, 1>("conv_6x16__neoni8mm", Isa::kNeon, has_arm_i8mm);
+const ConvVariant conv_6x16__neondot =
+    variant<kGemmNeonDot, kNeonDotCosts, 1>("conv_6x16__neondot", Isa::kNeon, has_arm_dotprod);
+const ConvVariant conv_3x16__neon =
+    variant<kGemmNeon, kNeonCosts, 1>("conv_3x16__neon", Isa::kNeon, always);
 #endif
 
 }  // namespace qtool

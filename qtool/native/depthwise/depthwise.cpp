@@ -182,7 +182,7 @@ constexpr int32_t kMostTaps = 1 << 12;  // larger kernels pack slowly, and are r
 bool has_avx512vnni() noexcept { return __builtin_cpu_supports("avx512vnni"); }
 #endif
 
-bool always() noexcept { return true; }
+[[maybe_unused]] bool always() noexcept { return true; }
 
 template <const DepthwiseKernels& kernels>
 struct Depthwise {

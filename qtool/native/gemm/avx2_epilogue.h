@@ -44,7 +44,7 @@ static inline __m256i steps_of_sum(const VectorEpilogue& v, __m256i acc, __m256 
   const __m256i r = _mm256_sub_epi32(_mm256_cvtepu8_epi32(residual), v.residual_zero);
   const __m256 sum = _mm256_add_ps(_mm256_mul_ps(y, v.y_ratio),
                                    _mm256_mul_ps(_mm256_cvtepi32_ps(r), v.residual_ratio));
-  return _mm256_cvtps_epi32(_mm256_min_ps(sum, v.sum_top));
+  return _mm256_cvtps_epi32(_mm256_min_ps(v.sum_top, sum));  // a NaN stays one, and gives the least
 }
 
 // 4 x 8 steps -> 4 x 8 bytes, in each half 4 of a, 4 of b, 4 of c, 4 of d; zero point added,

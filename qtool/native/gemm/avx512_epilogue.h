@@ -50,7 +50,8 @@ static inline __m512i steps_of_sum(const VectorEpilogue& v, __m512i acc, __m512 
   const __m512i r = _mm512_sub_epi32(_mm512_cvtepu8_epi32(residual), v.residual_zero);
   const __m512 sum = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(q), v.y_ratio),
                                    _mm512_mul_ps(_mm512_cvtepi32_ps(r), v.residual_ratio));
-  return _mm512_cvtps_epi32(bounded ? sum : _mm512_min_ps(sum, v.sum_top));
+  // A NaN stays one, and converts to the least.
+  return _mm512_cvtps_epi32(bounded ? sum : _mm512_min_ps(v.sum_top, sum));
 }
 
 // 4 x 16 steps -> 64 bytes in order, zero point added, clamped.

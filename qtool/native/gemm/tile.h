@@ -44,8 +44,10 @@ struct GemmTileKernels {
   bool adds_pairs;  // in 16 bits: weights need split_pairs() of conv/pairs.h
   int rows[kMostBlocks];
   GemmTileKernel kernels[kMostBlocks][kMostRows];
+  bool subtracts_128 = false;  // from x: packing adds 128 sum w to the bias
 };
 
-extern const GemmTileKernels kGemmAvx512Vnni, kGemmAvxVnni, kGemmAvx2;
+extern const GemmTileKernels kGemmAvx512Vnni, kGemmAvxVnni, kGemmAvx2, kGemmNeon, kGemmNeonDot,
+    kGemmNeonI8mm;
 
 }  // namespace qtool

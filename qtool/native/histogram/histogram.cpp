@@ -94,7 +94,7 @@ bool Histogram::update(const float* x, size_t n) noexcept {
 }
 
 bool Histogram::update_block(const float* x, size_t n, size_t n_next) noexcept {
-  uint16_t bins[kBlock + kSlack];
+  uint16_t bins[kBlock + kBinSlack];
   Extremes extremes = state_.extremes;
   size_t counted = kernels_.bin(x, n, std::ldexp(1.0f, -state_.exponent), extremes, bins);
   const int exponent = exponent_for(extremes);

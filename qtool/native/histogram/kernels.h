@@ -22,12 +22,12 @@ struct Extremes {
 };
 
 // Updates extremes with x (n,). If every bin is legal: writes bin(x[i]) + kBins of each x[i] that
-// is not 0 to bins (n + kSlack,), and returns how many those are; else bins and the result mean
+// is not 0 to bins (n + kBinSlack,), and returns how many those are; else bins and the result mean
 // nothing. per_width is 1 / width, 2**-116 .. 2**126.
 using BinKernel = size_t (*)(const float* x, size_t n, float per_width, Extremes& extremes,
                              uint16_t* bins) noexcept;
 
-constexpr size_t kSlack = 16;  // bins are stored in whole vectors
+constexpr size_t kBinSlack = 16;  // bins are stored in whole vectors
 
 struct HistogramVariant {
   Isa isa;
