@@ -234,6 +234,13 @@ const ConvVariant depthwise_32__avxvnni =
     variant<kDepthwiseAvxVnni>("depthwise_32__avxvnni", Isa::kAvxVnni, always);
 const ConvVariant depthwise_32__avx2 =
     variant<kDepthwiseAvx2>("depthwise_32__avx2", Isa::kAvx2, always);
+#elif defined(__aarch64__)
+const ConvVariant depthwise_16__neoni8mm =
+    variant<kDepthwiseNeonI8mm>("depthwise_16__neoni8mm", Isa::kNeon, has_arm_i8mm);
+const ConvVariant depthwise_16__neondot =
+    variant<kDepthwiseNeonDot>("depthwise_16__neondot", Isa::kNeon, has_arm_dotprod);
+const ConvVariant depthwise_16__neon =
+    variant<kDepthwiseNeon>("depthwise_16__neon", Isa::kNeon, always);
 #endif
 
 }  // namespace qtool

@@ -42,12 +42,14 @@ struct DepthwiseLine {
 using DepthwiseKernel = void (*)(const DepthwiseLine&) noexcept;
 
 struct DepthwiseKernels {
-  int widest;  // channels of a block: kWideChannels or kNarrowChannels
+  int widest;  // channels of a block: kWideChannels, kNarrowChannels or half of that
   bool pairs;  // weights are int16: those of taps 0 and 2, then those of 1 and 3
   DepthwiseKernel wide[kMostRun], narrow[kMostRun];  // by run - 1
+  bool subtracts_128 = false;                        // from x: packing adds 128 sum w to the bias
 };
 
-extern const DepthwiseKernels kDepthwiseAvx512Vnni, kDepthwiseAvxVnni, kDepthwiseAvx2;
+extern const DepthwiseKernels kDepthwiseAvx512Vnni, kDepthwiseAvxVnni, kDepthwiseAvx2,
+    kDepthwiseNeon, kDepthwiseNeonDot, kDepthwiseNeonI8mm;
 
 // The channel of a block that a lane of a vector holds.
 constexpr int channel_of(int vector, int lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }

@@ -111,9 +111,17 @@ void pack_lane(const ConvArgs& a, const PackedDepthwise& p, int32_t c, int32_t v
   }
 }
 
+int32_t bias_with_128(const ConvArgs& a, int32_t c) {
+  const int8_t* w = a.w + int64_t{c} * a.depth();
+  auto bias = uint32_t(a.epilogue.bias[c]);
+  for (int32_t k = 0; k < a.depth(); ++k) bias += 128u * uint32_t(int32_t{w[k]});
+  return int32_t(bias);
+}
+
 void pack_block(const ConvArgs& a, const PackedDepthwise& p, int32_t block, int32_t* constants) {
   const int32_t channels = p.channels_of(block);
-  const int32_t lanes = (channels <= kNarrowChannels ? kNarrowChannels : kWideChannels) / kVectors;
+  const int32_t width = channels <= kNarrowChannels ? kNarrowChannels : kWideChannels;
+  const int32_t lanes = std::min(width, p.widest) / kVectors;
   int32_t* plain = constants + 2 * kWideChannels;
   auto* w = reinterpret_cast<int8_t*>(constants + PackedDepthwise::kConstants);
   for (int32_t vector = 0; vector < kVectors; ++vector) {
@@ -122,7 +130,7 @@ void pack_block(const ConvArgs& a, const PackedDepthwise& p, int32_t block, int3
       if (channel >= channels) continue;
       const int32_t c = (block * p.widest + channel) % a.in_c;
       const Epilogue& e = a.epilogue;
-      plain[channel] = e.bias[c];
+      plain[channel] = p.subtracts_128 ? bias_with_128(a, c) : e.bias[c];
       std::memcpy(plain + kWideChannels + channel, e.scale + c, 4);
       if (e.float_bias != nullptr) {
         std::memcpy(plain + 2 * kWideChannels + channel, e.float_bias + c, 4);
@@ -142,6 +150,7 @@ PackedDepthwise PackedDepthwise::layout(const ConvArgs& a,
   p.plan = plan_conv(a, 0);
   p.widest = kernels.widest;
   p.pairs = kernels.pairs;
+  p.subtracts_128 = kernels.subtracts_128;
   p.pixels = pixels_of_vector(a, p.widest);
   p.run = p.pixels > 1 ? 1 : best_run(a);
   p.advance = p.run * p.pixels;

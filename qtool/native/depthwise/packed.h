@@ -18,7 +18,7 @@ struct PackedDepthwise {
   int32_t advance, pixels;  // outputs made together, and those of them that share a vector
   int32_t run, n_quads;
   int32_t channels, n_blocks, widest;  // channels times pixels, cut into blocks
-  bool pairs, bounded;
+  bool pairs, bounded, subtracts_128;
   size_t block_bytes, blocks_at, bytes;
 
   static PackedDepthwise layout(const ConvArgs& args, const DepthwiseKernels& kernels) noexcept;

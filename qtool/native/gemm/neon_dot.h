@@ -3,7 +3,8 @@
 //
 // A Dot has: Sum, the sums of 4 channels; start(bias), finish(sum); X of 16 bytes of x, made by
 // taken(bytes); add<lane>(sum, w, x), where w is [4 channels][4 deep] and x is 4 x 4 deep, of which
-// lane counts. kSigned: it multiplies x - 128, so packing adds 128 sum w to the bias.
+// lane counts; plus(sums, w, x), where x is [4 channels][4 deep] as well. kSigned: it multiplies x
+// - 128, so packing adds 128 sum w to the bias.
 #pragma once
 
 #include <arm_neon.h>
@@ -37,6 +38,10 @@ struct Products {
     return {vpadalq_s16(sum.low, vmull_s8(vget_low_s8(w), vget_low_s8(x))),
             vpadalq_s16(sum.high, vmull_high_s8(w, x))};
   }
+  static int32x4_t plus(int32x4_t sum, int8x16_t w, X x) {
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+    return vaddq_s32(sum, vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(w, x))));
+  }
 };
 
 #if defined(__ARM_FEATURE_DOTPROD)
@@ -52,7 +57,7 @@ struct SignedDot {
   static Sum add(Sum sum, int8x16_t w, X x) {
     return vdotq_laneq_s32(sum, w, x, lane);
   }
-  static Sum add(Sum sum, int8x16_t w, int8x16_t x) { return vdotq_s32(sum, w, x); }
+  static int32x4_t plus(int32x4_t sum, int8x16_t w, X x) { return vdotq_s32(sum, w, x); }
 };
 #endif
 
@@ -69,7 +74,7 @@ struct MixedDot {
   static Sum add(Sum sum, int8x16_t w, X x) {
     return vsudotq_laneq_s32(sum, w, x, lane);
   }
-  static Sum add(Sum sum, int8x16_t w, uint8x16_t x) { return vusdotq_s32(sum, x, w); }
+  static int32x4_t plus(int32x4_t sum, int8x16_t w, X x) { return vusdotq_s32(sum, x, w); }
 };
 #endif
 
