@@ -31,7 +31,8 @@ OPCODES = {  # as qtool/native/runtime/ops.inc has them
     "MaxPool": 7, "AveragePool": 8, "Copy": 9, "Fill": 10, "Softmax": 11, "BinaryFloat": 12,
     "UnaryFloat": 13, "Gather": 14, "Binary": 15, "Where": 16, "Cast": 17, "Reduce": 18,
     "ArgExtreme": 19, "ResizeLinear": 20, "Normalize": 21, "SoftmaxInt8": 22,
-    "ConvFloat": 23, "MatMulFloat": 24, "Lstm": 25, "Gru": 26,
+    "ConvFloat": 23, "MatMulFloat": 24, "Lstm": 25, "Gru": 26, "ConvWide": 27,
+    "MatMulWide": 28, "DynamicQuantize": 29, "QuantizeWide": 30, "DequantizeWide": 31,
 }
 # fmt: on
 KINDS = {"arena": 0, "constant": 1, "input": 2, "output": 3}

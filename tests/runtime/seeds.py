@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -133,10 +134,35 @@ def recurrent(graph: Graph, rng) -> str:
     return ys[0]
 
 
+def wide_products(graph: Graph, rng) -> str:
+    p = per_tensor(0.001, 1000, "uint16")
+    x = graph.feed(rng.normal(size=(2, 8, 6, 7)).astype(np.float32))
+    x = graph.dequantize(graph.quantize(x, p), p)
+    w, w_p = weight(rng, (8, 4, 3, 3))
+    w_p = replace(w_p, zero_point=np.arange(8, dtype=np.int32))
+    x = graph.node("Conv", x, graph.fixed(w, w_p), pads=[1] * 4, group=2)
+    x = graph.dequantize(graph.quantize(x, p), p)
+    w, w_p = weight(rng, (8, 1, 3, 3))
+    x = graph.node("Conv", x, graph.fixed(w, w_p), pads=[1] * 4, group=8)
+    x = graph.dequantize(graph.quantize(x, p), p)
+    y = graph.node("Transpose", x, perm=[0, 1, 3, 2])
+    q, _, zero = graph.node("DynamicQuantizeLinear", graph.node("MatMul", x, y), n_outputs=3)
+    signed = graph.constant(rng.integers(-9, 9, (6, 3)).astype(np.int8))
+    sums = graph.node("MatMulInteger", q, signed, zero)
+    other = graph.node("MatMulInteger", q, q, zero, zero)
+    kernel = graph.constant(rng.integers(-9, 9, (4, 8, 1, 1)).astype(np.int8))
+    conv = graph.node("ConvInteger", q, kernel, zero)
+    sums = [graph.node("Cast", graph.node("ReduceSum", v), to=1) for v in (sums, other, conv)]
+    total = graph.node("Add", graph.node("Add", sums[0], sums[1]), sums[2])
+    scale = graph.feed(np.full(8, 0.01, np.float32))
+    q = graph.node("QuantizeLinear", graph.node("Add", x, total), scale, axis=1)
+    return graph.node("DequantizeLinear", q, scale, axis=1)
+
+
 SEEDS = {
     f.__name__: f
     for f in (
         convolutions, residual, product, pools, elementwise, movement, floats, float_products,
-        four_bits, recurrent,
+        four_bits, recurrent, wide_products,
     )
 }  # fmt: skip

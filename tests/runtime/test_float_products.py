@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime.graphs import ISAS, Graph
 from runtime.test_floats import near, values
@@ -69,6 +69,7 @@ def test_gemm(trans_a, trans_b, alpha, beta, c, rng):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dims", [1, 2, 3])
+@settings(max_examples=30)
 @given(data=st.data())
 def test_conv(isa, dims, data):
     shape, c_out, kernel, attributes = data.draw(convolutions(dims))

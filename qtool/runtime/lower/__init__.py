@@ -25,6 +25,7 @@ from qtool.runtime.lower import (
     reduction,
     resize,
     typed,
+    wide_linear,
 )
 from qtool.runtime.lower.fuse import fuse
 from qtool.runtime.lower.relocate import relocate
@@ -37,6 +38,9 @@ Lower = Callable[[Lowering, ir.Node], None]
 LOWERINGS: dict[str, Lower] = {
     "QuantizeLinear": quantization.quantize_linear,
     "DequantizeLinear": quantization.dequantize_linear,
+    "DynamicQuantizeLinear": quantization.dynamic_quantize_linear,
+    "ConvInteger": wide_linear.conv_integer,
+    "MatMulInteger": wide_linear.matmul_integer,
     "Conv": linear.conv,
     "Gemm": linear.gemm,
     "MatMul": linear.matmul,

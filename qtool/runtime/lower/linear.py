@@ -12,15 +12,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.model import attribute
-from qtool.runtime.lower import float_linear
+from qtool.runtime.lower import float_linear, wide_linear
+from qtool.runtime.lower.integer_bias import Int32, read_bias
 from qtool.runtime.lower.outputs import Output, output_of
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Dequantized, Float32, Held, Known, Quantized
 from qtool.runtime.lower.windows import Windows, as_image, pair, read_windows
 from qtool.runtime.program import Tensor
-
-Int32 = npt.NDArray[np.int32]
-INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,11 @@ def conv(lowering: Lowering, node: ir.Node) -> None:
     x, weight = lowering.quantized(node.inputs[0]), read_weight(lowering, node.inputs[1], 0)
     shape = lowering.shape(node.inputs[0])
     if x is None or weight is None or len(shape) not in (3, 4):
-        float_linear.conv(lowering, node)
+        if not wide_linear.conv(lowering, node):
+            float_linear.conv(lowering, node)
         return
     windows = read_windows(node, shape[2:], weight.integers.shape[2:])
-    bias = read_bias(lowering, node, x, weight)
+    bias = read_bias(lowering, node, x.scale, weight.scale, len(weight.integers))
     tensor = lowering.as_last(Held(x.tensor, x.channels_last))
     image = tensor.viewed(as_image(tensor.shape))
     integers = np.moveaxis(weight.integers, 1, -1)
@@ -57,13 +56,16 @@ def gemm(lowering: Lowering, node: ir.Node) -> None:
     """Lower y = x w (+ bias), w as it is or transposed."""
     plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
     axis = 0 if attribute(node, "transB", 0) else 1
-    if not plain or attribute(node, "transA", 0) or not _product(lowering, node, axis):
+    plain = plain and not attribute(node, "transA", 0)
+    if not plain or not (
+        _product(lowering, node, axis) or wide_linear.product(lowering, node, axis)
+    ):
         float_linear.gemm(lowering, node)
 
 
 def matmul(lowering: Lowering, node: ir.Node) -> None:
     """Lower a matrix product."""
-    if not _product(lowering, node, 1):
+    if not _product(lowering, node, 1) and not wide_linear.product(lowering, node, 1):
         float_linear.matmul(lowering, node)
 
 
@@ -74,7 +76,7 @@ def _product(lowering: Lowering, node: ir.Node, axis: int) -> bool:
         return False
     integers = weight.integers if axis == 0 else weight.integers.T
     weight = Weight(integers, weight.scale)
-    bias = read_bias(lowering, node, x, weight)
+    bias = read_bias(lowering, node, x.scale, weight.scale, len(weight.integers))
     tensor = lowering.as_plain(Held(x.tensor, x.channels_last))
     output = output_of(lowering, node.outputs[0])
     y_shape = (*tensor.shape[:-1], len(integers))
@@ -150,23 +152,6 @@ def read_weight(lowering: Lowering, value: ir.Value | None, axis: int) -> Weight
         return None
     integers = (array.astype(np.int16) - middle).astype(np.int8) if middle else array
     return Weight(integers.astype(np.int8, copy=False), qparams.scale)
-
-
-def read_bias(lowering: Lowering, node: ir.Node, x: Quantized, weight: Weight) -> Int32:
-    """Return the int32 bias per output channel, quantized by eq. 4 where it is not yet."""
-    n = len(weight.integers)
-    if len(node.inputs) < 3 or node.inputs[2] is None:
-        return np.zeros(n, np.int32)
-    scale = (weight.scale * x.scale).astype(np.float32)
-    found = lowering.value(node.inputs[2])
-    if isinstance(found, Dequantized) and isinstance(found.q, Known):
-        q, qparams = found.q.array, found.qparams
-        same = qparams.scale.shape == scale.shape and np.array_equal(qparams.scale, scale)
-        if same and q.dtype == np.int32 and not qparams.zero_point.any():
-            return np.ascontiguousarray(np.broadcast_to(q.reshape(-1), n))
-    bias = lowering.need(node.inputs[2], "bias").astype(np.float64).reshape(-1)
-    steps = np.rint(np.broadcast_to(bias, n) / scale.astype(np.float64))
-    return np.clip(steps, -INT32_MAX, INT32_MAX).astype(np.int32)
 
 
 def _pairs(windows: Windows) -> tuple[int, ...]:

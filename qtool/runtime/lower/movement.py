@@ -37,7 +37,7 @@ def moved(lowering: Lowering, found: Value, move: Move) -> Value:
     """Return what move makes of a value in memory, in the same form."""
     if isinstance(found, Dequantized):
         if found.qparams.scale.ndim:
-            raise UnsupportedError("its input is quantized per channel")
+            return move(lowering.as_held(found))
         q = found.q if isinstance(found.q, Held) else Held(lowering.constant(found.q.array))
         return Dequantized(_like(move(q), q), found.qparams, found.reals)
     held = found if isinstance(found, Held) else Held(lowering.constant(found.array))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ MAX_HOPS = 16
 class Output:
     """The integers that a QuantizeLinear after a node, and clamps between, make of its result.
 
-    scale, zero_point, low and high are of uint8 elements; int8 ones are shifted.
+    scale, zero_point, low and high are of elements of dtype; int8 ones are shifted to uint8.
     """
 
     values: tuple[ir.Value, ...]  # that these integers are, all the same
@@ -30,32 +31,41 @@ class Output:
     high: int
 
     @property
+    def dtype(self) -> str:
+        """The element type in memory."""
+        return "uint8" if self.qparams.dtype == "int8" else self.qparams.dtype
+
+    @property
     def scale(self) -> np.float32:
         """The step between two integers."""
         return scalar_qparams(self.qparams)[0]
 
     @property
     def zero_point(self) -> int:
-        """The uint8 element that stands for 0."""
+        """The element that stands for 0."""
         return scalar_qparams(self.qparams)[1]
 
     def give(self, lowering: Lowering, tensor: Tensor, *, channels_last: bool) -> None:
-        """Make a uint8 tensor the result."""
+        """Make a tensor of these integers the result."""
         held = Held(tensor, channels_last, shifted=self.qparams.dtype == "int8")
         for value in self.values:
             lowering.give(value, held)
         lowering.done.update(self.through)
 
 
-def output_of(lowering: Lowering, value: ir.Value) -> Output | None:
-    """Return what quantizes a value, when nothing else reads it; 8 bits, per tensor."""
+BYTES = ("int8", "uint8")
+WIDE = (*BYTES, "int16", "uint16")
+
+
+def output_of(lowering: Lowering, value: ir.Value, dtypes: Sequence[str] = BYTES) -> Output | None:
+    """Return what quantizes a value per tensor to one of these types, if nothing else reads it."""
     clamps: list[ir.Node] = []
     for _ in range(MAX_HOPS):
         users = list(value.consumers())
         if value.is_graph_output() or not users:
             return None
         if all(user.op_type == "QuantizeLinear" for user in users):
-            return _quantized(lowering, clamps, users)
+            return _quantized(lowering, clamps, users, dtypes)
         if len(users) > 1 or users[0].op_type not in ("Relu", "Clip"):
             return None
         clamps.append(users[0])
@@ -63,10 +73,12 @@ def output_of(lowering: Lowering, value: ir.Value) -> Output | None:
     return None
 
 
-def _quantized(lowering: Lowering, clamps: list[ir.Node], users: list[ir.Node]) -> Output | None:
+def _quantized(
+    lowering: Lowering, clamps: list[ir.Node], users: list[ir.Node], dtypes: Sequence[str]
+) -> Output | None:
     found = [qparams_of(lowering, user) for user in users]
     first = found[0]
-    if first is None or first.dtype not in ("int8", "uint8") or first.scale.ndim:
+    if first is None or first.dtype not in dtypes or first.scale.ndim:
         return None
     for other in found[1:]:
         if other is None or other.dtype != first.dtype or other.scale.ndim:

@@ -16,8 +16,8 @@ from qtool.runtime.program import Array, Buffer, Op, Tensor, strides
 #: Ops that take the pitch of all their tensors into account.
 PITCHED = frozenset(
     {
-        "AddInt8", "AveragePool", "BinaryFloat", "Conv", "Dequantize", "Fill", "MaxPool",
-        "MulInt8", "Quantize", "Table", "UnaryFloat",
+        "AddInt8", "AveragePool", "BinaryFloat", "Conv", "ConvFloat", "ConvWide", "Dequantize",
+        "Fill", "MaxPool", "MulInt8", "Quantize", "Table", "UnaryFloat",
     }
 )  # fmt: skip
 

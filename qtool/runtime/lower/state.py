@@ -99,16 +99,24 @@ class Lowering:
 
     def held(self, value: ir.Value | None) -> Held:
         """Return a tensor in memory with ONNX's element type, in whichever layout it is."""
+        known = self.known(value)
+        return self.as_held(self.value(value)) if known is None else Held(self.constant(known))
+
+    def as_held(self, found: Value) -> Held:
+        """Return a value in memory with ONNX's element type, in whichever layout it is."""
+        if isinstance(found, Known):
+            return Held(self.constant(found.array))
+        if isinstance(found, Held):
+            return self._unshifted(found)
+        if isinstance(found.q, Known):
+            return Held(self.constant(known_reals(found)))
+        return self._real(found)
+
+    def plain_value(self, value: ir.Value | None) -> Known | Held:
+        """Return integers or other elements as they are, of a value that is not dequantized."""
         found = self.value(value)
-        if isinstance(found, Known) or (
-            isinstance(found, Dequantized) and isinstance(found.q, Known)
-        ):
-            array = self.known(value)
-            assert array is not None
-            return Held(self.constant(array))
-        if isinstance(found, Dequantized):
-            return self._real(found)
-        return self._unshifted(found)
+        assert not isinstance(found, Dequantized)
+        return found
 
     def plain(self, value: ir.Value | None) -> Tensor:
         """Return a tensor in memory, its axes in ONNX's order."""
@@ -130,12 +138,21 @@ class Lowering:
             return held.tensor
         return self.transposed(held.tensor, channels_last(range(len(held.shape))))
 
-    def quantized(self, value: ir.Value | None) -> Quantized | None:
-        """Return a tensor as uint8 operands of an integer op; None when it is not such."""
+    def quantized(self, value: ir.Value | None, *, wide: bool = False) -> Quantized | None:
+        """Return a tensor as operands of an integer op, None when it is not such.
+
+        Of 8 bits as uint8; where wide, of 16 bits as it is.
+        """
         found = self.value(value)
         if not isinstance(found, Dequantized) or found.reals is not None:
             return None
-        if found.qparams.dtype not in ("int8", "uint8") or found.qparams.scale.ndim:
+        if found.qparams.scale.ndim or found.block:
+            return None
+        if wide and found.qparams.dtype in ("int16", "uint16"):
+            held = found.q if isinstance(found.q, Held) else Held(self.constant(found.q.array))
+            scale, zero = scalar_qparams(found.qparams)
+            return Quantized(held.tensor, scale, zero, held.channels_last)
+        if found.qparams.dtype not in ("int8", "uint8"):
             return None
         q = self.unsigned(found.q)
         zero = int(found.qparams.zero_point) + SHIFT * (found.qparams.dtype == "int8")
@@ -173,7 +190,7 @@ class Lowering:
         if key not in self._converted:
             q, params = found.q, found.qparams
             if params.dtype not in ("int8", "uint8") or params.scale.ndim:
-                raise UnsupportedError(f"it reads dequantized {params.dtype} activations")
+                return self._real_of_slices(found)
             x = self.unsigned(q)
             if found.reals is not None:
                 with np.errstate(over="ignore"):
@@ -186,6 +203,42 @@ class Lowering:
             self._converted[key] = y
             self._keep.append(found)
         return Held(self._converted[key], found.q.channels_last)
+
+    def _real_of_slices(self, found: Dequantized) -> Held:
+        """Return the float32 values of integers of any type, with a scale for each slice or one."""
+        assert isinstance(found.q, Held)
+        held = self._unshifted(found.q)
+        params = found.qparams
+        if params.dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
+            raise UnsupportedError(f"it reads dequantized {params.dtype} activations")
+        if params.scale.ndim:
+            held = Held(self.as_plain(held))
+        scale = self.constant(np.ascontiguousarray(params.scale.reshape(-1)))
+        zeros = params.zero_point.astype(params.dtype).reshape(-1)
+        zero = self.constant(zeros) if zeros.any() else None
+        key = ("real", found)
+        y = self.slices("DequantizeWide", held.tensor, scale, zero, params.axis, "float32")
+        self._converted[key] = y
+        self._keep.append(found)
+        return Held(y, held.channels_last)
+
+    def slices(
+        self, code: str, x: Tensor, scale: Tensor, zero: Tensor | None, axis: int | None, dtype: str
+    ) -> Tensor:
+        """Emit QuantizeWide or DequantizeWide, with a scale for each slice along axis, or one."""
+        if not x.contiguous:
+            raise UnsupportedError("it quantizes a slice of a wider tensor")
+        shape = x.shape
+        cut = (1, 1, x.size)
+        if scale.size > 1:
+            assert axis is not None
+            axis %= len(shape)
+            if scale.size != shape[axis] or (zero is not None and zero.size != scale.size):
+                raise UnsupportedError("its scales do not fit its axis")
+            cut = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+        y = self.make(dtype, shape)
+        self.emit(code, [x, scale, zero], [y], cut)
+        return y
 
     def by_byte(self, found: Dequantized) -> npt.NDArray[np.float64]:
         """Return the real values of a dequantized 8-bit tensor, for each of its uint8 bytes."""
