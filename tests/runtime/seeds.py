@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 from runtime.graphs import Graph, integers, per_tensor, weight
 
+from qtool.qparams import QParams
 from qtool.runtime import Session
 
 P = per_tensor(0.05, 100)
@@ -134,6 +135,16 @@ def recurrent(graph: Graph, rng) -> str:
     return ys[0]
 
 
+def transposed(graph: Graph, rng) -> str:
+    x = _image(graph, rng, 4)
+    w, _ = weight(rng, (4, 3, 3, 2))
+    w_p = QParams(np.array(0.01, np.float32), np.array(0, np.int32), "int8")
+    attributes = {"strides": [2, 3], "group": 2, "pads": [1, 0, 0, 1]}
+    x = graph.node("ConvTranspose", x, graph.fixed(w, w_p), **attributes)
+    w = graph.constant(rng.normal(size=(6, 2, 2, 2)).astype(np.float32))
+    return graph.node("ConvTranspose", x, w, strides=[2, 2])
+
+
 def wide_products(graph: Graph, rng) -> str:
     p = per_tensor(0.001, 1000, "uint16")
     x = graph.feed(rng.normal(size=(2, 8, 6, 7)).astype(np.float32))
@@ -163,6 +174,6 @@ SEEDS = {
     f.__name__: f
     for f in (
         convolutions, residual, product, pools, elementwise, movement, floats, float_products,
-        four_bits, recurrent, wide_products,
+        four_bits, recurrent, transposed, wide_products,
     )
 }  # fmt: skip

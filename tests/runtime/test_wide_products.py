@@ -130,6 +130,25 @@ def test_float_results_of_wide_products(dtype, rng):
     equal(graph, acc.astype(F) * (x_p.scale * w_p.scale))
 
 
+@pytest.mark.parametrize("op", ["Conv", "MatMul"])
+def test_16_bits_of_8_bit_operands(op, rng):
+    x_p, y_p = per_tensor(0.01, 7), per_tensor(0.002, 3000, "uint16")
+    w_p = QParams(rng.uniform(1e-3, 1e-2, 6).astype(F), np.zeros(6, np.int32), "int8", 0)
+    if op == "MatMul":
+        w_p = QParams(w_p.scale, w_p.zero_point, "int8", 1)
+    x = integers(rng, (2, 5, 5) if op == "Conv" else (9, 5), x_p)
+    w = rng.integers(-127, 128, (6, 5, 3) if op == "Conv" else (5, 6)).astype(np.int8)
+    graph = Graph(21)
+    y = graph.quantize(graph.node(op, graph.real(x, x_p), graph.fixed(w, w_p)), y_p)
+    graph.output(y, "uint16", x.ndim)
+    expected = (
+        reference.conv(x, w, None, x_p, w_p, y_p) if op == "Conv"
+        else reference.matmul(x, w, x_p, w_p, y_p)
+    )  # fmt: skip
+
+    equal(graph, expected)
+
+
 def against_onnxruntime(graph: Graph, isa=None) -> None:
     for y, expected in zip(graph.run(isa), graph.onnxruntime(), strict=True):
         assert y.dtype == expected.dtype

@@ -24,6 +24,7 @@ from qtool.runtime.lower import (
     recurrent,
     reduction,
     resize,
+    transposed,
     typed,
     wide_linear,
 )
@@ -42,6 +43,7 @@ LOWERINGS: dict[str, Lower] = {
     "ConvInteger": wide_linear.conv_integer,
     "MatMulInteger": wide_linear.matmul_integer,
     "Conv": linear.conv,
+    "ConvTranspose": transposed.conv_transpose,
     "Gemm": linear.gemm,
     "MatMul": linear.matmul,
     **dict.fromkeys(("LSTM", "GRU"), recurrent.recurrent),

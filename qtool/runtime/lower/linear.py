@@ -14,7 +14,7 @@ import onnx_ir as ir
 from qtool.model import attribute
 from qtool.runtime.lower import float_linear, wide_linear
 from qtool.runtime.lower.integer_bias import Int32, read_bias
-from qtool.runtime.lower.outputs import Output, output_of
+from qtool.runtime.lower.outputs import Output, becomes_wide, output_of
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Dequantized, Float32, Held, Known, Quantized
 from qtool.runtime.lower.windows import Windows, as_image, pair, read_windows
@@ -33,23 +33,38 @@ def conv(lowering: Lowering, node: ir.Node) -> None:
     """Lower a convolution of one or two spatial dims."""
     x, weight = lowering.quantized(node.inputs[0]), read_weight(lowering, node.inputs[1], 0)
     shape = lowering.shape(node.inputs[0])
-    if x is None or weight is None or len(shape) not in (3, 4):
+    narrow = len(shape) in (3, 4) and not becomes_wide(lowering, node.outputs[0])
+    if x is None or weight is None or not narrow:
         if not wide_linear.conv(lowering, node):
             float_linear.conv(lowering, node)
         return
     windows = read_windows(node, shape[2:], weight.integers.shape[2:])
     bias = read_bias(lowering, node, x.scale, weight.scale, len(weight.integers))
+    weight = Weight(np.moveaxis(weight.integers, 1, -1), weight.scale)
+    output = output_of(lowering, node.outputs[0])
+    y = int8_conv(lowering, x, weight, bias, windows, attribute(node, "group", 1), output)
+    _give(lowering, node, output, y, channels_last=True)
+
+
+def int8_conv(
+    lowering: Lowering,
+    x: Quantized,
+    weight: Weight,
+    bias: Int32,
+    windows: Windows,
+    group: int,
+    output: Output | None,
+) -> Tensor:
+    """Emit a convolution of one or two spatial dims; weights (C_out, *kernel, C_in / group)."""
     tensor = lowering.as_last(Held(x.tensor, x.channels_last))
     image = tensor.viewed(as_image(tensor.shape))
-    integers = np.moveaxis(weight.integers, 1, -1)
-    integers = integers[:, None] if len(shape) == 3 else integers
-    output = output_of(lowering, node.outputs[0])
-    y_shape = (shape[0], *windows.out, len(integers))
+    integers = weight.integers
+    integers = integers[:, None] if integers.ndim == 3 else integers
+    y_shape = (image.shape[0], *windows.out, len(integers))
     y = lowering.make("float32" if output is None else "uint8", y_shape)
-    geometry = _pairs(windows) + (attribute(node, "group", 1),)
     _emit(lowering, x, image, Weight(integers, weight.scale), bias, output,
-          y.viewed(as_image(y_shape)), geometry)  # fmt: skip
-    _give(lowering, node, output, y, channels_last=True)
+          y.viewed(as_image(y_shape)), (*_pairs(windows), group))  # fmt: skip
+    return y
 
 
 def gemm(lowering: Lowering, node: ir.Node) -> None:
@@ -73,6 +88,8 @@ def _product(lowering: Lowering, node: ir.Node, axis: int) -> bool:
     """Lower a product of 8-bit activations and a constant 8-bit matrix; False where it is none."""
     x, weight = lowering.quantized(node.inputs[0]), read_weight(lowering, node.inputs[1], axis)
     if x is None or weight is None or weight.integers.ndim != 2:
+        return False
+    if becomes_wide(lowering, node.outputs[0]):
         return False
     integers = weight.integers if axis == 0 else weight.integers.T
     weight = Weight(integers, weight.scale)

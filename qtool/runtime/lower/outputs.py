@@ -73,6 +73,12 @@ def output_of(lowering: Lowering, value: ir.Value, dtypes: Sequence[str] = BYTES
     return None
 
 
+def becomes_wide(lowering: Lowering, value: ir.Value) -> bool:
+    """Return whether a value is quantized to 16 bits, and nothing else reads it."""
+    output = output_of(lowering, value, WIDE)
+    return output is not None and output.dtype != "uint8"
+
+
 def _quantized(
     lowering: Lowering, clamps: list[ir.Node], users: list[ir.Node], dtypes: Sequence[str]
 ) -> Output | None:

@@ -66,12 +66,24 @@ def conv(lowering: Lowering, node: ir.Node) -> bool:
     weight = _arranged(weight, (0, *range(2, len(shape)), 1))
     windows = read_windows(node, shape[2:], weight.integers.shape[1:-1])
     output = output_of(lowering, node.outputs[0], WIDE)
-    result = _result(lowering, _product_scale(x.scale, weight.scale, len(bias)), output)
-    y = _convolved(
-        lowering, _operand(x), weight, bias, windows, attribute(node, "group", 1), result
-    )
+    group = attribute(node, "group", 1)
+    y = quantized_conv(lowering, x, weight, bias, windows, group, output)
     _give(lowering, node, output, y, channels_last=True)
     return True
+
+
+def quantized_conv(
+    lowering: Lowering,
+    x: Quantized,
+    weight: WideWeight,
+    bias: Array,
+    windows: Windows,
+    group: int,
+    output: Output | None,
+) -> Tensor:
+    """Emit a convolution of quantized operands and return its result, channels last."""
+    result = _result(lowering, _product_scale(x.scale, weight.scale, len(bias)), output)
+    return _convolved(lowering, _operand(x), weight, bias, windows, group, result)
 
 
 def product(lowering: Lowering, node: ir.Node, axis: int) -> bool:
