@@ -18,7 +18,7 @@ LAYERS = [
     {"cost"},
     {"shapes"},
     {"skeleton"},
-    {"folding", "sizes"},
+    {"folding", "hessian", "sizes"},
     {"model", "qparams"},
     {"registry"},
     {"errors", "_native", "__init__"},

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from qtool import _native
 from qtool.errors import DataError, UsageError
+from qtool.hessian import matrix as matrix
 from qtool.model import GramStatistics, Model, attribute, constant
 from qtool.shapes import tensor_shape
 from qtool.statistics.histogram import float32, nonfinite
@@ -179,26 +180,6 @@ def _sum(a: GramStatistics, b: GramStatistics) -> GramStatistics:
     if np.any((high_a ^ values[..., 1]) & (high_b ^ values[..., 1]) & sign):
         raise DataError("the sum of the Gram matrices passes 127 bits")
     return GramStatistics(a.count + b.count, a.groups, a.size, a.exponent, values)
-
-
-def matrix(statistics: GramStatistics) -> npt.NDArray[np.float64]:
-    """Return H, float64 of shape (groups, K + 1, K + 1), each element correctly rounded to 1 ulp.
-
-    The last row and column belong to the 1 that x is augmented with: H[:, K, K] = count and
-    H[:, K, :K] = sum x.
-    """
-    low, high = statistics.values[..., 0], statistics.values[..., 1]
-    negative = high >> np.uint64(63) == 1
-    low, high = (
-        np.where(negative, ~low + np.uint64(1), low),
-        np.where(negative, ~high + (low == 0), high),
-    )
-    size = np.ldexp(high.astype(np.float64), 64 - statistics.exponent)
-    size += np.ldexp(low.astype(np.float64), -statistics.exponent)
-    full = np.empty((statistics.groups, statistics.size, statistics.size))
-    rows, columns = np.triu_indices(statistics.size)
-    full[:, rows, columns] = full[:, columns, rows] = np.where(negative, -size, size)
-    return full
 
 
 def _conv(node: ir.Node) -> Layer | None:

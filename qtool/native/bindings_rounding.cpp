@@ -1,0 +1,97 @@
+// qtool.hessian's and qtool.quant.rounding's view of rounding/.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <vector>
+
+#include "rounding/rounding.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+nb::object owned(std::vector<double>&& values, size_t rows, size_t columns) {
+  auto* const kept = new std::vector<double>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<double>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, double>(kept->data(), {rows, columns}, owner));
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+nb::object inverse_factor(const Matrix& h) {
+  const size_t n = h.shape(0);
+  require(h.shape(1) == n, "h must be square");
+  std::vector<double> u(h.data(), h.data() + n * n);
+  bool done;
+  {
+    const nb::gil_scoped_release unlocked;
+    done = qtool::inverse_factor(u.data(), static_cast<int64_t>(n));
+  }
+  require(done, "h is not positive definite");
+  return owned(std::move(u), n, n);
+}
+
+qtool::RoundingArgs arguments(const Matrix& w, const Matrix& h, const Matrix& scale,
+                              const Matrix& zero, double low, double high) {
+  const size_t rows = w.shape(0), n = w.shape(1);
+  require(h.shape(0) == n && h.shape(1) == n, "the matrix must be (n, n)");
+  for (const Matrix* one : {&scale, &zero}) {
+    require(one->shape(0) == rows && one->shape(1) == n, "scale and zero must be (rows, n)");
+  }
+  require(std::all_of(scale.data(), scale.data() + rows * n, [](double s) { return s > 0; }),
+          "scales must be positive");
+  require(low <= high, "low is above high");
+  return {static_cast<int64_t>(rows),
+          static_cast<int64_t>(n),
+          w.data(),
+          h.data(),
+          scale.data(),
+          zero.data(),
+          low,
+          high,
+          nullptr};
+}
+
+nb::object round_gptq(const Matrix& w, const Matrix& factor, const Matrix& scale,
+                      const Matrix& zero, double low, double high) {
+  qtool::RoundingArgs args = arguments(w, factor, scale, zero, low, high);
+  std::vector<double> q(w.size());
+  args.q = q.data();
+  {
+    const nb::gil_scoped_release unlocked;
+    qtool::round_gptq(args);
+  }
+  return owned(std::move(q), w.shape(0), w.shape(1));
+}
+
+nb::object round_descent(const Matrix& w, const Matrix& h, const Matrix& q, const Matrix& scale,
+                         const Matrix& zero, double low, double high, int sweeps) {
+  qtool::RoundingArgs args = arguments(w, h, scale, zero, low, high);
+  require(q.shape(0) == w.shape(0) && q.shape(1) == w.shape(1), "q must be (rows, n)");
+  std::vector<double> moved(q.data(), q.data() + q.size());
+  args.q = moved.data();
+  {
+    const nb::gil_scoped_release unlocked;
+    qtool::round_descent(args, sweeps);
+  }
+  return owned(std::move(moved), w.shape(0), w.shape(1));
+}
+
+}  // namespace
+
+void bind_rounding(nb::module_& module) {
+  module.def("inverse_factor", &inverse_factor, "h"_a.noconvert());
+  module.def("round_gptq", &round_gptq, "w"_a.noconvert(), "factor"_a.noconvert(),
+             "scale"_a.noconvert(), "zero"_a.noconvert(), nb::kw_only(), "low"_a, "high"_a);
+  module.def("round_descent", &round_descent, "w"_a.noconvert(), "h"_a.noconvert(),
+             "q"_a.noconvert(), "scale"_a.noconvert(), "zero"_a.noconvert(), nb::kw_only(), "low"_a,
+             "high"_a, "sweeps"_a = 32);
+}

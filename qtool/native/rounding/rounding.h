@@ -1,0 +1,34 @@
+// Rounding of weights under the quadratic loss (w - w') H (w - w')^T of one output channel.
+//
+// n weights per channel, rows channels. All sums run in a fixed order in float64 and only products
+// and sums of single elements are vectorized, so that every machine computes the same bits.
+#pragma once
+
+#include <cstdint>
+
+namespace qtool {
+
+// Turns the symmetric positive definite h, (n, n) row-major, into the upper triangular u with
+// inverse(h) = u^T u. Returns false where h is not positive definite; h is then spoilt.
+bool inverse_factor(double* h, int64_t n);
+
+// A real weight at k of row r is scale[r][k] * (q - zero[r][k]), low <= q <= high.
+struct RoundingArgs {
+  int64_t rows, n;
+  const double* w;      // (rows, n): the weights to come close to
+  const double* h;      // (n, n): the loss, or its u for round_gptq
+  const double* scale;  // (rows, n), positive
+  const double* zero;   // (rows, n)
+  double low, high;
+  double* q;  // (rows, n): integers
+};
+
+// GPTQ (Frantar et al., arXiv 2210.17323), h being u: rounds weight after weight and spreads the
+// error of each over those that follow.
+void round_gptq(const RoundingArgs&);
+
+// Coordinate descent from q: moves single weights by one step while that lowers the loss, at most
+// `sweeps` times over each row.
+void round_descent(const RoundingArgs&, int sweeps);
+
+}  // namespace qtool
