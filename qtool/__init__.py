@@ -19,8 +19,10 @@ _PUBLIC = {
     "freeze": "qtool.stages.freeze",
     "inspect": "qtool.stages.inspect",
     "merge": "qtool.stages.merge",
+    "pack": "qtool.stages.pack",
     "quantize": "qtool.stages.quantize",
     "run": "qtool.stages.run",
+    "unpack": "qtool.stages.pack",
     "verify": "qtool.stages.verify",
 }
 

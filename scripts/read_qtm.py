@@ -37,7 +37,7 @@ class Qtm:
             self._members = {name: archive.read(name) for name in archive.namelist()}
         self.manifest: dict[str, Any] = json.loads(self._members["manifest.json"])
         if self.manifest["format"] != "qtm" or self.manifest["version"] > 1:
-            raise ValueError(f"{path}: not a .qtm of version 1")
+            raise ValueError(f"{path}: no .qtm of version 1; use qtool unpack if it is packed")
         for name, member in self.manifest["members"].items():
             found = (len(self._members[name]), f"{zlib.crc32(self._members[name]):08x}")
             if found != (member["size"], member["crc32"]):

@@ -15,6 +15,7 @@ from qtool.registry import lookup
 
 SOURCES = Path(qtool.__file__).parent
 REGISTRIES = {
+    "qtool.codecs": "CODECS",
     "qtool.metrics": "METRICS",
     "qtool.passes": "PASSES",
     "qtool.quant.weights": "WEIGHT_METHODS",

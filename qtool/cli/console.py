@@ -68,6 +68,13 @@ def track(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         yield from progress.track(items, total=total, description=label)
 
 
+def show_packing(path: str, packing: Any) -> None:
+    """Say how small a packed file is."""
+    if packing.n_bytes is not None:
+        sizes = f"{packing.n_bytes} bytes, from {packing.weight_bytes} of weights"
+        logging.getLogger("qtool").info("%s: %s: %.2fx", path, sizes, packing.ratio)
+
+
 def show_coverage(coverage: Any) -> None:
     """Print what of a model computes in integers, and why the rest does not."""
     shares = {

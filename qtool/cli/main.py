@@ -21,6 +21,8 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "calibrate": "Run sample data and add the statistics of every tensor.",
     "merge": "Join the statistics of shards.",
     "quantize": "Quantize weights and activations to integers.",
+    "pack": "Save a model with the smallest codecs, losslessly.",
+    "unpack": "Save a packed model plain again.",
     "evaluate": "Measure accuracy on labelled data, against a reference.",
     "run": "Run a model on samples; write its outputs or print the best classes.",
     "verify": "Compare the native runtime with onnxruntime, layer by layer.",

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
+from qtool.codecs.streams import Array, Bytes, Decoder, Encoder, as_bytes, bytes_of
 from qtool.errors import FormatError
 
 
-def encode(values: npt.NDArray[Any]) -> tuple[bytes, dict[str, Any]]:
-    """Return the little-endian bytes of values, any dtype and shape, and no parameters."""
-    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes(), {}
+def encode(values: Array, encoder: Encoder) -> bytes:
+    """Return the little-endian bytes of values."""
+    return bytes_of(values).tobytes()
 
 
-def decode(
-    data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], link: Mapping[str, Any]
-) -> npt.NDArray[Any]:
-    """Return a view of data as an array.
+def decode(data: memoryview, out: Bytes, decoder: Decoder) -> None:
+    """Fill out with data.
 
     Raises:
-        FormatError: data has not the length of such an array.
+        FormatError: data has not the length of out.
     """
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        needed = math.prod(shape) * dtype.itemsize
-        raise FormatError(f"raw: {len(data)} bytes, but {needed} are needed")
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
+    if len(data) != out.size:
+        raise FormatError(f"raw: {len(data)} bytes, but {out.size} are needed")
+    out[:] = as_bytes(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from qtool.errors import QtoolError, UsageError
 from qtool.model import Model
@@ -71,6 +72,35 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         from qtool.formats import onnx_file
 
         onnx_file.save(model, path)
+
+
+def pack(model: Model, path: str | os.PathLike[str], *, max: bool = False, **options: Any) -> None:
+    """Write the model to a packed .qtm, atomically; "-" writes to standard output.
+
+    options are those of qtm_file.write_packed. load() reads the result as any other .qtm.
+
+    Raises:
+        UsageError: path does not end in .qtm.
+        QtoolError: the file cannot be written.
+        BrokenPipeError: standard output is a pipe that nobody reads any more.
+    """
+    from qtool.formats import qtm_file, stdio
+    from qtool.formats.atomic import replacing
+
+    if os.fspath(path) == STDIO:
+        stdio.save(model, lambda m, file: qtm_file.write_packed(m, file, max=max, **options))
+        return
+    if ending(path) != ".qtm":
+        raise UsageError(f"{os.fspath(path)}: packed models are .qtm files")
+    with replacing(path) as file:
+        qtm_file.write_packed(model, file, max=max, **options)
+
+
+def packed_size(model: Model, *, max: bool = False, threads: int | None = None) -> int:
+    """Return the bytes of the packed .qtm of the model: exact, and as slow as packing."""
+    from qtool.formats import qtm_file
+
+    return qtm_file.packed_size(model, max=max, threads=threads)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

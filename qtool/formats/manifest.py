@@ -16,7 +16,7 @@ from qtool.formats.quoted import quoted
 from qtool.formats.tensors import n_bytes
 from qtool.model import Json, Statistics, Step
 
-VERSION = 1
+PLAIN, PACKED = VERSIONS = (1, 2)
 MAX_RANK = 32  # what numpy 1 can have
 MAX_BYTES = 1 << 50
 CRC_DIGITS = 8
@@ -59,14 +59,14 @@ class Manifest:
     statistics: Statistics | None  # without its tables, which statistics.bin has
     members: dict[str, tuple[int, int]]
     tensors: list[Entry] = field(default_factory=list)
+    version: int = PLAIN  # PACKED has its table in graph.bin
 
     def dumps(self) -> bytes:
         """Return the JSON text; its length does not depend on the checksums."""
         members = {n: {"size": s, "crc32": f"{c:08x}"} for n, (s, c) in self.members.items()}
-        table = ",\n".join(_compact(entry.to_json()) for entry in self.tensors)
         head = {
             "format": "qtm",
-            "version": VERSION,
+            "version": self.version,
             "producer": self.producer,
             "source": self.source,
             "history": [step.to_json() for step in self.history],
@@ -75,6 +75,9 @@ class Manifest:
             "members": members,
         }
         text = "{" + ",\n".join(f'"{key}":{_compact(value)}' for key, value in head.items())
+        if self.version == PACKED:
+            return f"{text}}}\n".encode()
+        table = ",\n".join(_compact(entry.to_json()) for entry in self.tensors)
         return f'{text},\n"tensors":[{table}]}}\n'.encode()
 
 
@@ -92,9 +95,9 @@ def loads(data: bytes, where: str) -> Manifest:
     if top.get("format", str) != "qtm":
         raise top.error("'format' is not 'qtm'")
     version = top.get("version", int)
-    if version > VERSION:
+    if version > VERSIONS[-1]:
         raise FormatError(
-            f"{where}: is .qtm version {version}; this qtool reads up to {VERSION}: upgrade it"
+            f"{where}: is .qtm version {version}; this qtool reads up to {VERSIONS[-1]}: upgrade it"
         )
     if version < 1:
         raise top.error(f"'version' is {version}")
@@ -107,8 +110,13 @@ def loads(data: bytes, where: str) -> Manifest:
         top.get("preprocess", dict, type(None)),
         None if statistics is None else _read_statistics(Object(statistics, top.where)),
         {name: _member(Object(row, f"{top.where}: members")) for name, row in members.items()},
-        [_entry(Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)],
+        [] if version == PACKED else _entries(top),
+        version,
     )
+
+
+def _entries(top: Object) -> list[Entry]:
+    return [_entry(Object(row, f"{top.where}: tensors")) for row in top.get("tensors", list)]
 
 
 def parse_json(data: bytes, where: str) -> Json:

@@ -5,32 +5,48 @@ from __future__ import annotations
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from qtool import __version__
+from qtool import __version__, codecs
 from qtool.errors import FormatError
-from qtool.formats import container, manifest, mapping, onnx_proto, statistics_bin, tensors
+from qtool.formats import (
+    container,
+    manifest,
+    mapping,
+    onnx_proto,
+    packed,
+    statistics_bin,
+    tensors,
+)
 from qtool.formats.atomic import replacing
 from qtool.formats.looks_like import QTM, looks_like
 from qtool.formats.manifest import Entry, Manifest
 from qtool.formats.quoted import quoted
 from qtool.model import BatchNormStatistics, Model, Statistics
 
-MANIFEST, GRAPH, TENSORS, STATISTICS = MEMBERS = (
+MANIFEST, GRAPH, PACKED_GRAPH, TENSORS, STATISTICS = MEMBERS = (
     "manifest.json",
     "graph.onnx",
+    "graph.bin",
     "tensors.bin",
     "statistics.bin",
 )
+NEEDED = {  # of each version, the members that must be there
+    manifest.PLAIN: (MANIFEST, GRAPH, TENSORS),
+    manifest.PACKED: (MANIFEST, PACKED_GRAPH, TENSORS),
+}
 MAX_MANIFEST_BYTES = 1 << 24
 MAX_GRAPH_BYTES = 1 << 28
 MAX_STATISTICS_BYTES = 1 << 40  # it is mapped, not read
 INLINE_BYTES = 256  # smaller tensors stay in graph.onnx
 CHECK_BYTES = 1 << 26  # tensors of smaller files are checked when loaded, others when used
+
+
+Part = tuple[container.Member, Iterable[bytes | memoryview]]
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -88,14 +104,57 @@ def write(model: Model, file: BinaryIO) -> None:
     clone = model.ir.clone()
     table = _take_tensors(clone)
     parts = [container.pack(GRAPH, onnx_proto.serialize(clone)), _tensors_part(table)]
+    _write(model, file, parts, [stored.entry for stored in table], manifest.PLAIN)
+
+
+def write_packed(
+    model: Model,
+    file: BinaryIO,
+    *,
+    max: bool = False,
+    threads: int | None = None,
+    progress: packed.Progress = packed.no_progress,
+) -> None:
+    """Write the model to a file, which need not seek, packed: each tensor in its smallest codec.
+
+    max also tries codecs that are slow. The bytes are the same for any number of threads; the
+    encoded tensors are held in memory.
+    """
+    found = packed.pack(model.ir.clone(), TENSORS, max=max, threads=threads, progress=progress)
+    size = found.table.place()
+    graph = packed.dump_graph(found.table, onnx_proto.serialize(found.graph))
+    crc = 0
+    for piece in found.pieces():
+        crc = zlib.crc32(piece, crc)
+    parts: list[Part] = [
+        (_stored(PACKED_GRAPH, len(graph), zlib.crc32(graph)), [graph]),
+        (_stored(TENSORS, size, crc), found.pieces()),
+    ]
+    _write(model, file, parts, [], manifest.PACKED)
+
+
+def packed_size(model: Model, *, max: bool = False, threads: int | None = None) -> int:
+    """Return the bytes of the packed .qtm of the model: exact, and as slow as packing."""
+    file = io.BytesIO()
+    write_packed(model, file, max=max, threads=threads)
+    return file.tell()
+
+
+def _stored(name: str, size: int, crc: int) -> container.Member:
+    return container.Member(name, container.STORED, size, size, crc)
+
+
+def _write(
+    model: Model, file: BinaryIO, parts: list[Part], entries: list[Entry], version: int
+) -> None:
     if model.statistics is not None or model.batch_norm:
         parts.append(_statistics_part(model))
-    content = _manifest(model, table)
+    content = _manifest(model, entries, version)
     content.members = {member.name: (member.size, member.crc) for member, _ in parts}
     container.write(file, [container.pack(MANIFEST, content.dumps()), *parts])
 
 
-def _tensors_part(table: list[_Stored]) -> tuple[container.Member, Iterator[bytes | memoryview]]:
+def _tensors_part(table: list[_Stored]) -> Part:
     """Return tensors.bin and its data; puts the checksums into the table."""
     size = crc = 0
     for stored in table:
@@ -106,8 +165,7 @@ def _tensors_part(table: list[_Stored]) -> tuple[container.Member, Iterator[byte
         pad = bytes(-stored.entry.length % container.ALIGNMENT)
         crc = zlib.crc32(pad, crc)
         size += stored.entry.length + len(pad)
-    member = container.Member(TENSORS, container.STORED, size, size, crc)
-    return member, _pieces(table)
+    return _stored(TENSORS, size, crc), _pieces(table)
 
 
 def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
@@ -116,14 +174,14 @@ def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
         yield bytes(-stored.entry.length % container.ALIGNMENT)
 
 
-def _statistics_part(model: Model) -> tuple[container.Member, list[bytes | memoryview]]:
+def _statistics_part(model: Model) -> Part:
     statistics = model.statistics
     tables = ({}, {}) if statistics is None else (statistics.tensors, statistics.grams)
     pieces = statistics_bin.dumps(*tables, model.batch_norm)
     size = crc = 0
     for piece in pieces:
         size, crc = size + len(piece), zlib.crc32(piece, crc)
-    return container.Member(STATISTICS, container.STORED, size, size, crc), pieces
+    return _stored(STATISTICS, size, crc), pieces
 
 
 def _take_tensors(clone: ir.Model) -> list[_Stored]:
@@ -155,7 +213,7 @@ def _aligned(position: int) -> int:
     return -(-position // container.ALIGNMENT) * container.ALIGNMENT
 
 
-def _manifest(model: Model, table: list[_Stored]) -> Manifest:
+def _manifest(model: Model, entries: list[Entry], version: int) -> Manifest:
     return Manifest(
         f"qtool {__version__}",
         model.source,
@@ -163,7 +221,8 @@ def _manifest(model: Model, table: list[_Stored]) -> Manifest:
         model.preprocess,
         model.statistics,
         {},
-        [stored.entry for stored in table],
+        entries,
+        version,
     )
 
 
@@ -172,19 +231,82 @@ def _loads(data: memoryview, name: str) -> Model:
     if kind != QTM:
         raise FormatError(f"{name}: is not a .qtm" + (f"; it looks like {kind}" if kind else ""))
     members = container.read(data, name, MEMBERS)
-    for needed in MEMBERS[:3]:
-        if needed not in members:
-            raise FormatError(f"{name}: has no {needed}; it is not a .qtm")
+    if MANIFEST not in members:
+        raise FormatError(f"{name}: has no {MANIFEST}; it is not a .qtm")
     text = container.content(data, name, members[MANIFEST], MAX_MANIFEST_BYTES)
     content = manifest.loads(bytes(text), name)
-    found = {m.name: (m.size, m.crc) for m in list(members.values())[1:]}
-    if found != content.members:
+    _check_members(members, content, name)
+    load_graph = _load_packed if content.version == manifest.PACKED else _load_plain
+    loaded = load_graph(data, members, content, name)
+    known, batch_norm = _statistics(data, members, content, name)
+    return Model(loaded, known, batch_norm, content.preprocess, content.history, content.source)
+
+
+def _check_members(members: Mapping[str, container.Member], content: Manifest, name: str) -> None:
+    """Check that the members are those of the version and of the manifest."""
+    for needed in NEEDED[content.version]:
+        if needed not in members:
+            raise FormatError(f"{name}: has no {needed}; it is not a .qtm")
+    for found in members:
+        if found not in (*NEEDED[content.version], STATISTICS):
+            raise FormatError(f"{name}: has {found}, which is of another version")
+    if {m.name: (m.size, m.crc) for m in list(members.values())[1:]} != content.members:
         raise FormatError(f"{name}: manifest.json does not belong to the other members")
+    if members[TENSORS].method != container.STORED:
+        raise FormatError(f"{name}: {TENSORS} is compressed; it must be stored")
+
+
+def _load_plain(
+    data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
+) -> ir.Model:
     graph = container.content(data, name, members[GRAPH], MAX_GRAPH_BYTES)
     loaded = onnx_proto.parse(graph, f"{name}: {GRAPH}", _only(TENSORS, members[TENSORS].size))
     _put_tensors(loaded, data, members[TENSORS], content, name)
-    known, batch_norm = _statistics(data, members, content, name)
-    return Model(loaded, known, batch_norm, content.preprocess, content.history, content.source)
+    return loaded
+
+
+def _load_packed(
+    data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
+) -> ir.Model:
+    member, where = members[TENSORS], f"{name}: {PACKED_GRAPH}"
+    if members[PACKED_GRAPH].method != container.STORED:
+        raise FormatError(f"{where} is compressed; it must be stored")
+    coded = container.content(data, name, members[PACKED_GRAPH], MAX_GRAPH_BYTES)
+    table, graph = packed.load_graph(coded, where)
+    if table.place() != member.size:
+        raise FormatError(f"{name}: {TENSORS} has {member.size} bytes; its table needs others")
+    # A reference has the number of a row where a plain one has an offset: any size does.
+    loaded = onnx_proto.parse(graph, where, _only(TENSORS, 2 * manifest.MAX_BYTES))
+    used: set[int] = set()
+
+    def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return None
+        where, number = f"{name}: tensor {quoted(tensor.name)}", tensor.offset or 0
+        if number >= len(table.rows):
+            raise FormatError(f"{where} is row {number} of a table of {len(table.rows)}")
+        row, shape = table.rows[number], tensor.shape.numpy()
+        try:
+            links = [{"id": row.codec}]
+            codecs.check(links, row.length, tensors.n_bytes(tensor.dtype, shape))
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from error
+        stored = tensors.StoredTensor(
+            data, member.start + row.offset, row.length, tensor.dtype, shape, where=where,
+            links=links, tables=table.shared, crc=row.crc, name=tensor.name,
+            doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
+        )  # fmt: skip
+        if member.size <= CHECK_BYTES:
+            stored.check()
+        used.add(number)
+        return stored
+
+    tensors.replace_tensors(loaded, resolve)
+    if len(used) != len(table.rows):
+        raise FormatError(f"{where}: {len(table.rows) - len(used)} rows are of no tensor")
+    if member.size <= CHECK_BYTES:
+        container.content(data, name, member, CHECK_BYTES)
+    return loaded
 
 
 def _only(member: str, size: int) -> Callable[[str], int]:
@@ -240,8 +362,6 @@ def _rows(content: Manifest, member: container.Member, name: str) -> dict[tuple[
                 f"and end before {member.size}"
             )
         end = _aligned(entry.offset + entry.length)
-    if member.method != container.STORED:
-        raise FormatError(f"{name}: {TENSORS} is compressed; it must be stored")
     if end != member.size:
         raise FormatError(f"{name}: {TENSORS} has {member.size} bytes; its table needs {end}")
     return {(entry.offset, entry.length): entry for entry in content.tensors}

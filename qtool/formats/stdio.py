@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from qtool.errors import FormatError, QtoolError
@@ -35,8 +36,8 @@ def load() -> Model:
         return qtm_file.loads(mapping.map_file(file), name=NAME)
 
 
-def save(model: Model) -> None:
-    """Write the model to standard output.
+def save(model: Model, write: Callable[[Model, Any], None] = qtm_file.write) -> None:
+    """Write the model to standard output, as write() does to a file.
 
     Raises:
         UsageError: standard output is a terminal.
@@ -45,7 +46,7 @@ def save(model: Model) -> None:
     """
     refuse_terminal(sys.stdout, "output", "pipe the .qtm on")
     try:
-        qtm_file.write(model, _Unbuffered(sys.stdout.buffer))  # type: ignore[arg-type]
+        write(model, _Unbuffered(sys.stdout.buffer))
     except BrokenPipeError:
         raise
     except OSError as error:

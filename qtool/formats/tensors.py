@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from qtool.errors import FormatError, ModelError
 from qtool.formats import mapping
 
 RAW: Sequence[codecs.Link] = ({"id": 0},)
+MAX_BYTES = 1 << 50
+KEPT_BYTES = 1 << 16  # decoded values of so many bytes are kept; larger ones while in use
 
 
 class StoredTensor(ir.LazyTensor):
@@ -22,13 +25,16 @@ class StoredTensor(ir.LazyTensor):
 
     Every use maps the values anew and gives the pages back afterwards, so the memory of a stage
     that looks at one tensor after the other is that of the largest tensor. The checksum is
-    checked before the first use. crc is None where the file has none.
+    checked before the first use. crc is None where the file has none. Encoded values are decoded
+    once for all that use them at the same time.
 
     Raises (on use):
         FormatError: the bytes are damaged; `where` names file and tensor.
     """
 
-    __slots__ = ("_checked", "_crc", "_data", "_length", "_links", "_start", "_where")
+    __slots__ = (
+        "_checked", "_crc", "_data", "_kept", "_length", "_links", "_start", "_tables", "_where",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,13 +46,15 @@ class StoredTensor(ir.LazyTensor):
         *,
         where: str,
         links: Sequence[codecs.Link] = RAW,
+        tables: Sequence[bytes] = (),
         crc: int | None = None,
         **named: Any,
     ) -> None:
         super().__init__(self._value, dtype, ir.Shape(shape), **named)
         self._data, self._start, self._length = data, start, length
-        self._where, self._links, self._crc = where, links, crc
+        self._where, self._links, self._tables, self._crc = where, links, tables, crc
         self._checked = crc is None
+        self._kept: Callable[[], Any] = lambda: None
 
     @property
     def place(self) -> tuple[int, int, int]:
@@ -67,23 +75,48 @@ class StoredTensor(ir.LazyTensor):
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yield the bytes as ONNX lays them out, in pieces, one piece in memory at a time."""
         self.check()
-        if len(self._links) == 1 and self._links[0]["id"] == 0:
+        if not self.is_encoded:
             yield from mapping.pieces(self._data, self._start, self._length)
         else:
             yield self._value().tobytes()
 
-    def _value(self) -> ir.TensorProtocol:
-        self.check()
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the bytes in the file are not the values themselves."""
+        return len(self._links) > 1 or self._links[0]["id"] != 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes in the file."""
+        return self._length
+
+    def chain(self) -> str:
+        """Return the names of the codecs, such as "codebook(planes(raw, rans), rans)"."""
         stored = mapping.view(self._data, self._start, self._length).data
-        shape = self.shape.numpy()
-        dtype, elements = _layout(self.dtype, shape)
+        return codecs.chain(stored, self._links)
+
+    def _value(self) -> ir.TensorProtocol:
         try:
-            values = codecs.decode(stored, self._links, dtype, elements)
+            values = self._decoded()
             if self.dtype.bitwidth < 8:
-                return ir.PackedTensor(values, self.dtype, shape=shape, name=self.name)
+                return ir.PackedTensor(values, self.dtype, shape=self.shape, name=self.name)
             return ir.Tensor(values, self.dtype, name=self.name)
         except (FormatError, ValueError) as error:  # ValueError: a 6-bit value with 7 bits
             raise FormatError(f"{self._where}: {error}") from error
+
+    def _decoded(self) -> Any:
+        self.check()
+        values = self._kept()
+        if values is not None:
+            return values
+        stored = mapping.view(self._data, self._start, self._length).data
+        dtype, elements = _layout(self.dtype, self.shape.numpy())
+        values = codecs.decode(stored, self._links, dtype, elements, tables=self._tables)
+        if self.is_encoded:
+            values.flags.writeable = False
+            small = values.nbytes <= KEPT_BYTES
+            self._kept = (lambda: values) if small else weakref.ref(values)
+        return values
 
 
 def _layout(dtype: ir.DataType, shape: Sequence[int]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -186,3 +219,16 @@ def _replace_attributes(
         if attr.type == ir.AttributeType.TENSORS:
             many = [new(tensor) or tensor for tensor in attr.value]
             attributes[name] = ir.AttrTensors(name, many, attr.doc_string)
+
+
+def total_bytes(model: ir.Model) -> int:
+    """Return the bytes of all tensors but strings, one that is used twice counted once."""
+    sizes: dict[object, int] = {}
+
+    def add(tensor: ir.TensorProtocol) -> None:
+        if tensor.dtype != ir.DataType.STRING:
+            place = tensor.place if isinstance(tensor, StoredTensor) else id(tensor)
+            sizes[place] = n_bytes(tensor.dtype, tensor.shape.numpy())
+
+    replace_tensors(model, add)
+    return sum(sizes.values())

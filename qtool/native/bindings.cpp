@@ -168,12 +168,14 @@ void bind_runtime(nb::module_& module);   // bindings_runtime.cpp
 void bind_kernels(nb::module_& module);   // bindings_kernels.cpp
 void bind_peak(nb::module_& module);      // bindings_peak.cpp
 void bind_rounding(nb::module_& module);  // bindings_rounding.cpp
+void bind_codecs(nb::module_& module);    // bindings_codecs.cpp
 
 NB_MODULE(_native, module) {
   bind_runtime(module);
   bind_kernels(module);
   bind_peak(module);
   bind_rounding(module);
+  bind_codecs(module);
   module.doc() = "qtool's native kernels; used through qtool.statistics.";
 
   module.def("isas", [] {  // name -> whether this machine can run it

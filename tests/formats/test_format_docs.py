@@ -6,7 +6,8 @@ import re
 import zipfile
 from pathlib import Path
 
-from qtool.formats import manifest, qtm_file, statistics_bin
+from qtool import codecs
+from qtool.formats import manifest, packed, qtm_file, statistics_bin
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "qtm-format.md").read_text()
 
@@ -44,7 +45,11 @@ def test_the_limits_are_those_of_the_code() -> None:
         "up to 64 MiB of them": qtm_file.CHECK_BYTES == 64 << 20,
         "more than 2^22 bins": statistics_bin.MAX_BINS == 1 << 22,
         "No number is above 2^50": manifest.MAX_BYTES == 1 << 50,
-        "The .qtm file, version 1\n": manifest.VERSION == 1,
+        "The .qtm file, versions 1 and 2\n": manifest.VERSIONS == (1, 2),
+        "`arith` is at most 8 MiB, that of `raw` 256 MiB": (
+            packed.MAX_TEXT_BYTES == 8 << 20 and packed.MAX_GRAPH_BYTES == 256 << 20
+        ),
+        "more than 2^19 (n + 16) bytes": (codecs.MAX_RATIO == 1 << 19 and codecs.FREE_BYTES == 16),
     }
 
     assert all(words in PAGE and same for words, same in limits.items())

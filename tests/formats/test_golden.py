@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from qtool import formats
+from qtool.codecs import CODECS
 from qtool.errors import QtoolError
 from qtool.formats import onnx_file, qtm_file
 from qtool.model import fingerprint
@@ -98,7 +99,10 @@ def test_the_plain_reader_runs_alone(golden, tmp_path) -> None:
 @pytest.mark.parametrize(("name", "kind", "message"), BAD)
 def test_a_bad_file_is_refused_in_one_line(golden, monkeypatch, name, kind, message) -> None:
     monkeypatch.chdir(golden / "bad")
-    newest = {"{ir}": onnx.IR_VERSION, "{opset}": onnx.defs.onnx_opset_version()}
+    known = ", ".join(f"{codec.id} ({name})" for name, codec in CODECS.items())
+    newest = {
+        "{ir}": onnx.IR_VERSION, "{opset}": onnx.defs.onnx_opset_version(), "{codecs}": known,
+    }  # fmt: skip
     for key, number in newest.items():
         message = message.replace(key, str(number))
     if name == "device.onnx" and not hasattr(onnx, "NodeDeviceConfigurationProto"):

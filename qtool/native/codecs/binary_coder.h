@@ -1,0 +1,115 @@
+// Binary arithmetic coding with 16-bit probabilities: range [low, high] of 32 bits, split at
+//
+//   middle = low + (high - low) * p / 2**16      p in [1, 2**16 - 1], the chance of a 1
+//
+// A 1 keeps [low, middle], a 0 keeps [middle + 1, high]; equal leading bytes are shifted out.
+#pragma once
+
+#include "codecs/bytes.h"
+
+namespace qtool::codecs {
+
+constexpr int kProbabilityBits = 16;
+
+inline uint32_t split(uint32_t low, uint32_t high, uint32_t p) noexcept {
+  return low + static_cast<uint32_t>((uint64_t{high - low} * p) >> kProbabilityBits);
+}
+
+class BinaryEncoder {
+ public:
+  explicit BinaryEncoder(Bytes& out) : out_(out) {}
+
+  void code(int bit, uint32_t p) {
+    const uint32_t middle = split(low_, high_, p);
+    (bit ? high_ : low_) = bit ? middle : middle + 1;
+    while (((low_ ^ high_) & 0xFF000000u) == 0) {
+      out_.push_back(static_cast<uint8_t>(high_ >> 24));
+      low_ <<= 8;
+      high_ = high_ << 8 | 255;
+    }
+  }
+
+  // Writes the fewest bytes that, with zeros after them, lie in the range.
+  void finish() {
+    if (low_ == 0) return;
+    for (int kept = 1; kept <= 4; ++kept) {
+      const uint32_t rest = kept == 4 ? 0 : 0xFFFFFFFFu >> (8 * kept);
+      const uint64_t value = (uint64_t{low_} + rest) & ~uint64_t{rest};
+      if (value > high_) continue;
+      for (int i = 0; i < kept; ++i) out_.push_back(static_cast<uint8_t>(value >> (24 - 8 * i)));
+      return;
+    }
+  }
+
+ private:
+  Bytes& out_;
+  uint32_t low_ = 0, high_ = 0xFFFFFFFFu;
+};
+
+class BinaryDecoder {
+ public:
+  // Bytes after the end read as 0: the encoder leaves out what they would say.
+  explicit BinaryDecoder(Reader& in) : in_(in) {
+    for (int i = 0; i < 4; ++i) shift_in();
+  }
+
+  int code(uint32_t p) noexcept {
+    const uint32_t middle = split(low_, high_, p);
+    const int bit = value_ <= middle;
+    (bit ? high_ : low_) = bit ? middle : middle + 1;
+    while (((low_ ^ high_) & 0xFF000000u) == 0) {
+      low_ <<= 8;
+      high_ = high_ << 8 | 255;
+      shift_in();
+    }
+    return bit;
+  }
+
+  // Whether more than the 4 bytes that a right stream may leave out were missing.
+  bool overrun() const noexcept { return missing_ > 4; }
+  // How many of the bytes the decoder has looked at beyond what an encoder wrote is unknown; where
+  // a stream is followed by something, its length is written in front of it.
+  int missing() const noexcept { return missing_; }
+
+ private:
+  void shift_in() noexcept {
+    const bool there = in_.at != in_.end;
+    missing_ += there ? 0 : 1;
+    value_ = value_ << 8 | (there ? *in_.at++ : 0u);
+  }
+
+  Reader& in_;
+  uint32_t low_ = 0, high_ = 0xFFFFFFFFu, value_ = 0;
+  int missing_ = 0;
+};
+
+// A probability that moves towards what it sees: fast at first, then by 1 / 2**kSlow.
+struct AdaptiveBit {
+  static constexpr int kSlow = 5;
+  uint16_t p = 1u << 15;
+  uint8_t seen = 0;
+
+  uint32_t probability() const noexcept { return p < 32 ? 32u : p > 65504 ? 65504u : p; }
+
+  void see(int bit) noexcept {
+    const int rate = seen < kSlow - 1 ? seen + 1 : kSlow;
+    const int32_t target = bit ? 65535 : 0;
+    p = static_cast<uint16_t>(p + (target - p) / (1 << rate));
+    seen = static_cast<uint8_t>(seen < kSlow ? seen + 1 : seen);
+  }
+};
+
+// One coder for both directions: Coder is BinaryEncoder or BinaryDecoder.
+inline int code_bit(BinaryEncoder& coder, AdaptiveBit& context, int bit) {
+  coder.code(bit, context.probability());
+  context.see(bit);
+  return bit;
+}
+
+inline int code_bit(BinaryDecoder& coder, AdaptiveBit& context, int) {
+  const int bit = coder.code(context.probability());
+  context.see(bit);
+  return bit;
+}
+
+}  // namespace qtool::codecs

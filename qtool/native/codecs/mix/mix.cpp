@@ -1,0 +1,300 @@
+#include "codecs/mix/mix.h"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "codecs/binary_coder.h"
+#include "codecs/mix/logistic.h"
+
+namespace qtool::codecs {
+namespace {
+
+// A probability in units of 2**-22 above, the number of bits seen below, up to a limit: the more
+// it has seen, the less it moves.
+constexpr int kCountBits = 10;
+constexpr uint32_t kUnknown = 1u << 31;
+
+struct Rates {
+  uint32_t of[1 << kCountBits];
+  Rates() {
+    for (uint32_t n = 0; n < 1u << kCountBits; ++n) of[n] = (1u << 17) / (2 * n + 3);
+  }
+};
+
+const Rates kRates;
+
+void see(uint32_t& slot, int bit, uint32_t limit) noexcept {
+  const uint32_t n = slot & ((1u << kCountBits) - 1);
+  const auto p = static_cast<int64_t>(slot >> kCountBits);
+  const int64_t target = bit ? (1 << 22) - 1 : 0;
+  const int64_t moved = p + (target - p) * static_cast<int64_t>(kRates.of[n]) / 65536;
+  slot = static_cast<uint32_t>(moved) << kCountBits | (n < limit ? n + 1 : n);
+}
+
+// The weights of n inputs in each of several sets, and the bit that they predict.
+template <int n>
+class Mixer {
+ public:
+  Mixer(size_t sets, int32_t first) : weights_(sets * n, first) {}
+
+  uint32_t probability(const int (&inputs)[n], size_t set) noexcept {
+    weights_at_ = weights_.data() + set * n;
+    int64_t sum = 0;
+    for (int i = 0; i < n; ++i) sum += int64_t{weights_at_[i]} * inputs[i];
+    sum >>= 16;
+    const int limit = kStretchLimit;
+    const auto x = static_cast<int>(std::clamp<int64_t>(sum, -limit, limit));
+    p_ = logistic().squash[limit + x];
+    return std::clamp<uint32_t>(p_, 16, 65520);
+  }
+
+  void see(const int (&inputs)[n], int bit) noexcept {
+    const int64_t error = (bit ? 65536 : 0) - static_cast<int64_t>(p_);
+    const int64_t rate = kSlow + kFast / (1 + seen_ / kHalf);
+    ++seen_;
+    for (int i = 0; i < n; ++i) {
+      const int64_t moved = weights_at_[i] + (inputs[i] * error * rate + (1 << 19)) / (1 << 20);
+      weights_at_[i] = static_cast<int32_t>(std::clamp<int64_t>(moved, -kMost, kMost));
+    }
+  }
+
+ private:
+  static constexpr int64_t kSlow = 2, kFast = 14, kHalf = 4096;  // rates, and when it is halved
+  static constexpr int64_t kMost = int64_t{1} << 24;
+
+  std::vector<int32_t> weights_;
+  int32_t* weights_at_ = nullptr;
+  uint32_t p_ = 0;
+  int64_t seen_ = 0;
+};
+
+// A class of 0 to 15 of the distance from zero: its sign, and how many bits it has.
+int distance_class(uint8_t symbol, uint8_t zero) noexcept {
+  const auto d = static_cast<int8_t>(symbol - zero);
+  const int magnitude = d < 0 ? -d : d;
+  const int width = magnitude == 0 ? 0 : 32 - __builtin_clz(static_cast<unsigned>(magnitude));
+  return std::min(width, 7) + (d < 0 ? 8 : 0);
+}
+
+// Contexts of kValues.
+class Values {
+ public:
+  static constexpr int kInputs = 6;
+  static constexpr uint32_t kLimit = 1000;
+
+  Values(const uint8_t* symbols, size_t, const MixLayout& layout)
+      : symbols_(symbols), layout_(layout), mixer_(8, (1 << 16) * 2 / 5) {
+    for (auto& table : tables_) table.assign(kClasses * 256, kUnknown);
+  }
+
+  void begin(size_t i) noexcept {
+    const int left = at(i, 1), left2 = at(i, 2);
+    const int up = at(i, layout_.step), up2 = at(i, 2 * layout_.step), row = at(i, layout_.row);
+    near_ += ((left & 7) * 32 - near_) / 4;  // a running mean of magnitudes
+    contexts_[0] = 0;
+    contexts_[1] = static_cast<size_t>(left * 16 + left2);
+    contexts_[2] = static_cast<size_t>(up * 16 + up2);
+    contexts_[3] = static_cast<size_t>(row * 16 + (left & 7) + (up & 8));
+    contexts_[4] = static_cast<size_t>(near_);
+    contexts_[5] = static_cast<size_t>(i / layout_.row % kClasses);
+  }
+
+  uint32_t probability(int node, int bit) noexcept {
+    for (int k = 0; k < kInputs; ++k) {
+      slots_[k] = &tables_[static_cast<size_t>(k)][contexts_[k] * 256 + static_cast<size_t>(node)];
+      inputs_[k] = logistic().stretch[*slots_[k] >> 20];
+    }
+    return mixer_.probability(inputs_, static_cast<size_t>(bit));
+  }
+
+  void see(int bit) noexcept {
+    mixer_.see(inputs_, bit);
+    for (uint32_t* slot : slots_) codecs::see(*slot, bit, kLimit);
+  }
+
+  void end(uint8_t) noexcept {}
+
+ private:
+  static constexpr size_t kClasses = 256;
+
+  int at(size_t i, uint64_t back) const noexcept {
+    return back <= i ? distance_class(symbols_[i - back], layout_.zero) : 0;
+  }
+
+  const uint8_t* symbols_;
+  MixLayout layout_;
+  std::array<std::vector<uint32_t>, kInputs> tables_;
+  size_t contexts_[kInputs] = {};
+  uint32_t* slots_[kInputs] = {};
+  int inputs_[kInputs] = {};
+  int near_ = 64;
+  Mixer<kInputs> mixer_;
+};
+
+// Contexts of kText: the bytes before, those four and eight back as in arrays of numbers, and what
+// followed the last time that the same bytes came.
+class Text {
+ public:
+  static constexpr int kOrders = 8;
+  static constexpr int kInputs = kOrders + 1;
+  static constexpr uint32_t kLimit = 255;
+
+  Text(const uint8_t* symbols, size_t n, const MixLayout&)
+      : symbols_(symbols), mixer_(8 * 4, (1 << 16) * 3 / 10) {
+    bits_ = 12;
+    while (bits_ < 22 && (size_t{1} << bits_) < n * 16) ++bits_;
+    for (auto& table : tables_) table.assign(size_t{1} << bits_, kUnknown);
+    lasts_.assign(size_t{1} << (bits_ - 4), 0);
+  }
+
+  void begin(size_t i) noexcept {
+    uint64_t before = 0;  // the last 8 bytes, the last one lowest
+    for (size_t k = 1; k <= 8 && k <= i; ++k) before |= uint64_t{symbols_[i - k]} << (8 * (k - 1));
+    constexpr int kLengths[] = {0, 1, 2, 3, 4, 6};
+    for (int k = 0; k < 6; ++k) {
+      const uint64_t kept = kLengths[k] == 0 ? 0 : before << (64 - 8 * kLengths[k]);
+      hashes_[k] = hash(kept + static_cast<uint64_t>(k));
+    }
+    hashes_[6] = hash((before & 0xFF000000FF000000u) + 6);  // 4 and 8 back
+    hashes_[7] = hash((before & 0xFFFF00) + 7);             // 2 and 3 back
+    find_match(i, before);
+  }
+
+  uint32_t probability(int node, int bit) noexcept {
+    const uint64_t mask = (uint64_t{1} << bits_) - 1;
+    for (int k = 0; k < kOrders; ++k) {
+      const uint64_t index = (hashes_[k] + static_cast<uint64_t>(node) * 0x9E3779B97F4A7C15u);
+      slots_[k] = &tables_[static_cast<size_t>(k)][(index ^ index >> 29) & mask];
+      inputs_[k] = logistic().stretch[*slots_[k] >> 20];
+    }
+    const int set = match_input(node, bit);
+    return mixer_.probability(inputs_, static_cast<size_t>(set * 8 + bit));
+  }
+
+  void see(int bit) noexcept {
+    mixer_.see(inputs_, bit);
+    for (uint32_t* slot : slots_) codecs::see(*slot, bit, kLimit);
+    if (expected_ >= 0)
+      codecs::see(matches_[std::min<size_t>(length_, 31)], bit == expected_, 1000);
+    if (expected_ >= 0 && bit != expected_) length_ = 0;
+  }
+
+  void end(uint8_t) noexcept {}
+
+ private:
+  static constexpr int kShortest = 5;
+
+  static uint64_t hash(uint64_t x) noexcept {
+    x *= 0xD6E8FEB86659FD93u;
+    return x ^ x >> 32;
+  }
+
+  void find_match(size_t i, uint64_t before) noexcept {
+    if (length_ > 0) ++length_, ++match_;
+    if (i < kShortest) return;
+    size_t& last = lasts_[hash(before << 24) >> 8 & (lasts_.size() - 1)];
+    if (length_ == 0 && last > 0) {
+      match_ = last;
+      while (length_ < 32 && length_ < match_ &&
+             symbols_[match_ - 1 - length_] == symbols_[i - 1 - length_]) {
+        ++length_;
+      }
+      if (length_ < kShortest) length_ = 0;
+    }
+    last = i;
+  }
+
+  // Sets the last input; returns how sure the match is, 0 to 3.
+  int match_input(int node, int bit) noexcept {
+    expected_ = -1;
+    inputs_[kOrders] = 0;
+    if (length_ == 0) return 0;
+    const int symbol = symbols_[match_] | 256;
+    if (symbol >> (8 - bit) != node) return 0;
+    expected_ = symbol >> (7 - bit) & 1;
+    const int sure = logistic().stretch[matches_[std::min<size_t>(length_, 31)] >> 20];
+    inputs_[kOrders] = expected_ ? sure : -sure;
+    return length_ < 8 ? 1 : length_ < 24 ? 2 : 3;
+  }
+
+  const uint8_t* symbols_;
+  int bits_ = 0;
+  std::array<std::vector<uint32_t>, kOrders> tables_;
+  std::vector<size_t> lasts_;
+  uint64_t hashes_[kOrders] = {};
+  uint32_t* slots_[kOrders] = {};
+  int inputs_[kInputs] = {};
+  std::vector<uint32_t> matches_ = std::vector<uint32_t>(32, kUnknown);
+  size_t length_ = 0, match_ = 0;
+  int expected_ = -1;
+  Mixer<kInputs> mixer_;
+};
+
+int code(BinaryEncoder& coder, uint32_t p, int bit) {
+  coder.code(bit, p);
+  return bit;
+}
+
+int code(BinaryDecoder& coder, uint32_t p, int) noexcept { return coder.code(p); }
+
+bool lost(const BinaryEncoder&) noexcept { return false; }
+bool lost(const BinaryDecoder& coder) noexcept { return coder.overrun(); }
+
+// symbols are read when encoding and written when decoding; contexts look at those before.
+template <typename Contexts, typename Coder, typename Symbol>
+bool run(Coder& coder, Symbol* symbols, size_t n, const MixLayout& layout) {
+  Contexts contexts(symbols, n, layout);
+  for (size_t i = 0; i < n; ++i) {
+    contexts.begin(i);
+    int node = 1;
+    const int symbol = std::is_const_v<Symbol> ? symbols[i] : 0;
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t p = contexts.probability(node, k);
+      const int bit = code(coder, p, symbol >> (7 - k) & 1);
+      contexts.see(bit);
+      node = node << 1 | bit;
+    }
+    if constexpr (!std::is_const_v<Symbol>) symbols[i] = static_cast<uint8_t>(node);
+    if (lost(coder)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void mix_encode(const uint8_t* symbols, size_t n, MixModel model, const MixLayout& layout,
+                Bytes& out) {
+  out.push_back(static_cast<uint8_t>(model));
+  if (model == MixModel::kValues) {
+    out.push_back(layout.zero);
+    put_number(out, layout.step);
+    put_number(out, layout.row);
+  }
+  BinaryEncoder coder(out);
+  if (model == MixModel::kValues) {
+    run<Values>(coder, symbols, n, layout);
+  } else {
+    run<Text>(coder, symbols, n, layout);
+  }
+  coder.finish();
+}
+
+bool mix_decode(Reader in, uint8_t* out, size_t n) {
+  const uint8_t model = in.byte();
+  MixLayout layout;
+  if (model == static_cast<uint8_t>(MixModel::kValues)) {
+    layout.zero = in.byte();
+    layout.step = in.number();
+    layout.row = in.number();
+  }
+  const auto legal = [](uint64_t back) { return back > 0 && back < uint64_t{1} << 48; };
+  if (!in.ok || model > 1 || !legal(layout.step) || !legal(layout.row)) return false;
+  BinaryDecoder coder(in);
+  const bool done = model == static_cast<uint8_t>(MixModel::kValues)
+                        ? run<Values>(coder, out, n, layout)
+                        : run<Text>(coder, out, n, layout);
+  return done && in.at == in.end && !coder.overrun();
+}
+
+}  // namespace qtool::codecs
