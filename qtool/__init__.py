@@ -22,6 +22,8 @@ _PUBLIC = {
     "pack": "qtool.stages.pack",
     "quantize": "qtool.stages.quantize",
     "run": "qtool.stages.run",
+    "sensitivity": "qtool.stages.sensitivity",
+    "tune": "qtool.stages.tune",
     "unpack": "qtool.stages.pack",
     "verify": "qtool.stages.verify",
 }

@@ -23,6 +23,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "quantize": "Quantize weights and activations to integers.",
     "pack": "Save a model with the smallest codecs, losslessly.",
     "unpack": "Save a packed model plain again.",
+    "tune": "Search for the smallest or fastest model inside an accuracy budget.",
     "evaluate": "Measure accuracy on labelled data, against a reference.",
     "run": "Run a model on samples; write its outputs or print the best classes.",
     "verify": "Compare the native runtime with onnxruntime, layer by layer.",

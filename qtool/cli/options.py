@@ -113,7 +113,8 @@ def data_options(command: F) -> F:
         click.option(
             "--data", metavar="DATA",
             help="Samples: .npz, .npy, a folder of arrays or images, a .txt list of images, "
-            "test_data_set folders, or module:function; 'NAME[0:100]' takes these only.",
+            "test_data_set folders, or module:function; 'NAME[0:100]' takes these only, "
+            "'NAME[::4]' every fourth, 'NAME[!::4]' the others.",
         ),
         click.option(
             "--preprocess", metavar="NAME|FILE",
@@ -215,6 +216,16 @@ def counts(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{value!r} is no list of numbers, such as 1,2", ctx, param)
     return list(dict.fromkeys(map(int, parts)))
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Return "10m" as 600.0 seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smh]?)", value)
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"{value!r} is no time, such as 90s, 10m or 2h", ctx, param)
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def lines(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,15 @@ def open_samples(
     """Return the samples that source names, made to fit the inputs specs of a model.
 
     source: an .npz, .npy or .txt file, a folder, or module:function; see docs/data.md. A suffix
-    [start:stop] takes these samples only. labels: True must be there, None are used if there.
+    [start:stop:step] takes these samples only, [!start:stop:step] all others. labels: True must
+    be there, None are used if there.
     batch: samples per feed, for models whose batch axis is dynamic; else the model's own.
 
     Raises:
         UsageError: the options contradict each other, or name no source or preprocessing.
         DataError: the data does not fit the model, is empty, or holds NaN; names file and row.
     """
+    rows = Rows(slice(None))
     inputs, spec = _inputs(specs, preprocess)
     fixed = _fixed_batch(inputs)
     if random:
@@ -72,7 +74,7 @@ def open_samples(
         _say(found, inputs)
     order = None
     if found.n is not None:
-        order = _order(found.n, rows if not random else slice(None), samples, shuffle, seed)
+        order = _order(found.n, rows, samples, shuffle, seed)
         if not len(order):
             raise DataError(
                 f"{source} holds no samples"
@@ -80,7 +82,7 @@ def open_samples(
                 else f"{source}: the range takes none of its {found.n} samples"
             )
         found.check(order)
-    elif shuffle or (source and rows != slice(None)):
+    elif shuffle or not rows.is_all:
         raise UsageError(f"{source} yields samples in its own order; leave --shuffle and [:] out")
     return Samples(
         found,
@@ -243,22 +245,40 @@ def _say(found: Source, inputs: Iterable[Input]) -> None:
             )
 
 
-def _split_rows(source: str) -> tuple[str, slice]:
-    """Return "a.npz", slice(0, 9) for "a.npz[0:9]"."""
-    match = re.fullmatch(r"(.+)\[(-?\d*):(-?\d*)\]", source)
-    if match is None or Path(source).exists():
+@dataclass(frozen=True)
+class Rows:
+    """Which samples of a source: those of a slice, or all others."""
+
+    taken: slice
+    others: bool = False
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every source has all of them."""
+        return self.taken == slice(None) and not self.others
+
+    def of(self, n: int) -> Sequence[int]:
+        """Return their indices among n samples."""
+        chosen = range(n)[self.taken]
+        return [i for i in range(n) if i not in chosen] if self.others else chosen
+
+
+def _split_rows(source: str) -> tuple[str, Rows]:
+    """Return "a.npz" and its rows for "a.npz[0:9]", "a.npz[::4]" or "a.npz[!::4]"."""
+    match = re.fullmatch(r"(.+)\[(!?)(-?\d*):(-?\d*)(?::(\d*))?\]", source)
+    if match is None or Path(source).exists() or match[5] == "0":
         if re.search(r"\[[^]/]*:[^]/]*\]$", source) and not Path(source).exists():
-            raise UsageError(f"{source} ends in no range of samples, such as [0:100]")
-        return source, slice(None)
-    start, stop = (int(text) if text not in ("", "-") else None for text in match.groups()[1:])
-    return match[1], slice(start, stop)
+            raise UsageError(f"{source} ends in no range of samples, such as [0:100] or [::4]")
+        return source, Rows(slice(None))
+    ends = (int(text) if text not in ("", "-", None) else None for text in match.groups()[2:])
+    return match[1], Rows(slice(*ends), match[2] == "!")
 
 
-def _order(n: int, rows: slice, samples: int | None, shuffle: bool, seed: int) -> Sequence[int]:
+def _order(n: int, rows: Rows, samples: int | None, shuffle: bool, seed: int) -> Sequence[int]:
     """Return the chosen samples' indices in the order they are taken."""
-    chosen = range(n)[rows]
+    chosen = rows.of(n)
     if shuffle:
-        shuffled = np.random.default_rng(seed & (2**64 - 1)).permutation(np.arange(n)[rows])
+        shuffled = np.random.default_rng(seed & (2**64 - 1)).permutation(np.array(chosen))
         return [int(i) for i in shuffled[:samples]]
     return chosen[:samples]
 

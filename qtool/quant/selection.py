@@ -109,7 +109,8 @@ class _Index:
         if not found:
             raise UsageError(f"{option} {pattern!r} matches no node or tensor{self._hint(pattern)}")
         found = found | {inner for node in found for inner in _all_inside(node)}
-        log.info("%s %s matches %d of %d nodes", option, pattern, len(found), len(self.nodes))
+        level = logging.DEBUG if option == "--layer" else logging.INFO  # there may be hundreds
+        log.log(level, "%s %s matches %d of %d nodes", option, pattern, len(found), len(self.nodes))
         return found
 
     def _match(self, option: str, pattern: str) -> set[ir.Node]:

@@ -94,7 +94,7 @@ class Sensitivity:
             "samples": self.samples,
             "exact": self.exact,
             "unmatched": list(self.unmatched),
-            "layers": [_finite(asdict(layer)) for layer in self.layers],
+            "layers": [finite(asdict(layer)) for layer in self.layers],
             "worst": [layer.name for layer in self.worst()],
         }
 
@@ -274,7 +274,10 @@ def _db(relative: float) -> float:
     return -10 * math.log10(relative) if relative > 0 else math.inf
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return JSON in which what is not a finite number is null."""
     if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

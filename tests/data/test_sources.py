@@ -350,3 +350,23 @@ def test_no_source_at_all_is_wrong_usage():
         open_samples(None, VECTOR)
     with pytest.raises(UsageError, match="contradict"):
         open_samples("a.npz", VECTOR, random=True)
+
+
+def test_a_step_and_its_complement_share_out_the_samples(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(10, dtype=np.float32)[:, None])
+    spec = [TensorSpec("x", "float32", (None, 1))]
+
+    def values(suffix):
+        samples = open_samples(f"{tmp_path / 'a.npy'}{suffix}", spec)
+        return [int(s.feeds["x"].item()) for s in samples]
+
+    assert values("[::4]") == [0, 4, 8]
+    assert values("[!::4]") == [1, 2, 3, 5, 6, 7, 9]
+    assert values("[1:9:3]") == [1, 4, 7]
+    assert values("[!2:8]") == [0, 1, 8, 9]
+
+
+def test_a_step_of_zero_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((4, 1), np.float32))
+    with pytest.raises(UsageError, match="no range of samples"):
+        open_samples(f"{tmp_path / 'a.npy'}[::0]", [TensorSpec("x", "float32", (None, 1))])

@@ -1,0 +1,114 @@
+"""One trial of tune, and the journal that keeps what trials found.
+
+A task is a JSON object, so that a trial can run in another process or on another machine that sees
+the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qtool.errors import QtoolError
+
+log = logging.getLogger("qtool")
+
+Task = dict[str, Any]
+Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
+
+
+class TimeUp(QtoolError):
+    """The time that a user gave is over."""
+
+
+def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
+    """Return what a candidate is worth: quantize, write the artifact, evaluate it paired.
+
+    task: model (path of the calibrated model), options (of quantize), artifact (path to write),
+    data (of samples_for), evaluation (of evaluate), deadline (seconds since 1970, or None).
+
+    Raises:
+        TimeUp: the deadline has passed.
+    """
+    from qtool import formats
+    from qtool.stages.evaluate import evaluate, samples_for
+    from qtool.stages.quantize import quantize
+
+    start = time.monotonic()
+    model = formats.load(task["model"])
+    candidate = quantize(model, check=False, **quantize_options(task["options"]))
+    formats.save(candidate, task["artifact"])
+    evaluation = dict(task["evaluation"])
+    asked = {k: evaluation.get(k) for k in ("metric", "target")}
+    report = evaluate(
+        candidate,
+        data=samples_for(candidate, model, **task["data"], **asked),
+        reference=model,
+        progress=until(task["deadline"], progress),
+        **evaluation,
+    )
+    found = report.to_json()
+    kept = ("metric", "unit", "n", "value", "reference", "drop", "drop_ci95", "agreement", "passed")
+    return {
+        **{key: found[key] for key in kept},
+        "bytes": os.path.getsize(task["artifact"]),
+        "seconds": round(time.monotonic() - start, 2),
+    }
+
+
+def quantize_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as quantize takes them, of JSON."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+
+
+def until(deadline: float | None, progress: Progress | None = None) -> Progress:
+    """Return a progress that raises TimeUp when the deadline passes between two samples."""
+
+    def limited(items: Iterable[Any], label: str, total: int | None) -> Iterator[Any]:
+        for item in items if progress is None else progress(items, label, total):
+            if deadline is not None and time.time() > deadline:
+                raise TimeUp("the time is over")
+            yield item
+
+    return limited
+
+
+def key_of(*facts: Any) -> str:
+    """Return a hash of JSON facts: equal trials have equal keys."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Journal:
+    """The results of trials by key: a file of JSON objects, one a line; a torn line is lost."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    self.found[entry["key"]] = entry
+
+    def add(self, key: str, entry: dict[str, Any]) -> None:
+        """Keep an entry, on the disk when this returns."""
+        self.found[key] = entry
+        with open(self.path, "a+b") as file:
+            if file.tell() and not _ends_a_line(file):
+                file.write(b"\n")
+            file.write(json.dumps({"key": key, **entry}).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _ends_a_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b"\n")

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from quant.graphs import model_of
+
+from qtool import formats
+from qtool.data import open_samples
+from qtool.data.held import hold
+from qtool.errors import UsageError
+from qtool.quant.knapsack import cost
+from qtool.runtime.ort import OrtSession
+from qtool.stages import mixed
+from qtool.stages._ladder import Candidate, between
+from qtool.stages._trials import Journal
+from qtool.stages.calibrate import calibrate
+from qtool.stages.quantize import quantize
+from qtool.stages.tune import Trial, curve, tune
+
+N = 160
+
+
+@pytest.fixture
+def net(rng, tmp_path):
+    """A classifier, labelled by its own float answers."""
+    model = model_of(
+        """
+        net (float[n, 3, 8, 8] x, float[16,3,3,3] w1, float[16,16,3,3] w2, float[1024, 10] w3)
+            => (float[n, 10] y) {
+            a = Conv<pads = [1,1,1,1]>(x, w1)
+            r = Relu(a)
+            d = Conv<pads = [1,1,1,1]>(r, w2)
+            e = Relu(d)
+            f = Flatten(e)
+            y = Gemm(f, w3)
+        }
+        """,
+        w1=(rng.normal(size=(16, 3, 3, 3)) / 5).astype(np.float32),
+        w2=(rng.normal(size=(16, 16, 3, 3)) / 12).astype(np.float32),
+        w3=(rng.normal(size=(1024, 10)) / 30).astype(np.float32),
+    )
+    x = rng.normal(size=(N, 3, 8, 8)).astype(np.float32)
+    y = OrtSession(model).run({"x": x})["y"].argmax(axis=1)
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    formats.save(model, tmp_path / "m.onnx")
+    return formats.load(tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def asked(net, tmp_path):
+    return {
+        "data": str(tmp_path / "d.npz"), "output": str(tmp_path / "best.onnx"), "max_drop": 4.0,
+        "threads": 1,
+    }  # fmt: skip
+
+
+def samples(net, folder):
+    return open_samples(str(folder / "d.npz[::4]"), net.inputs())
+
+
+def test_the_best_is_written_and_inside_the_budget(net, asked, tmp_path):
+    found = tune(net, **asked)
+
+    assert found.best is not None
+    assert found.best.drop <= 4.0
+    assert (tmp_path / "best.onnx").stat().st_size == found.best.bytes
+    assert found.best.bytes == min(t.bytes for t in found.trials if t.passed)
+    assert found.best in found.curve
+    assert len(found.trials) <= 8
+    assert all(t.drop_ci95 is not None for t in found.trials)
+
+
+def test_a_budget_that_plain_int8_misses_is_met_with_float_layers(net, asked):
+    plain = tune(net, **{**asked, "max_drop": 50.0, "trials": 1}).trials[0]
+    assert plain.drop > 0
+
+    found = tune(net, **{**asked, "max_drop": plain.drop / 3})
+
+    assert found.best is not None
+    assert found.best.place < plain.place
+    assert any(text.endswith("=float") for text in found.best.layers)
+
+
+def test_the_commands_make_the_same_bytes(net, asked, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = tune(net, **asked, name="m.onnx", options={"per_channel": False})
+    tuned = (tmp_path / "best.onnx").read_bytes()
+    (tmp_path / "best.onnx").unlink()
+
+    import shlex
+
+    for command in found.commands:
+        done = cli(*shlex.split(command)[1:])
+        assert done.exit_code == 0, done.stderr
+
+    assert len(found.commands) == 3
+    ours, theirs = (formats.load(tmp_path / "best.onnx"), tuned)
+    (tmp_path / "tuned.onnx").write_bytes(theirs)
+    from qtool.model import fingerprint
+
+    assert fingerprint(ours) == fingerprint(formats.load(tmp_path / "tuned.onnx"))
+
+
+def test_a_second_run_takes_the_trials_from_the_journal(net, asked, tmp_path):
+    first = tune(net, **asked)
+    (tmp_path / "best.onnx").unlink()
+
+    second = tune(net, **asked)
+
+    assert all(trial.remembered for trial in second.trials)
+    assert second.best is not None
+    assert second.best.bytes == first.best.bytes == (tmp_path / "best.onnx").stat().st_size
+
+
+def test_a_search_that_stopped_goes_on(net, asked):
+    tune(net, **asked, trials=1)
+
+    found = tune(net, **asked)
+
+    assert [trial.remembered for trial in found.trials[:2]] == [True, False]
+
+
+def test_other_options_are_other_trials(net, asked):
+    tune(net, **asked, trials=1)
+
+    found = tune(net, **asked, trials=1, options={"range": "minmax"})
+
+    assert not found.trials[0].remembered
+
+
+@pytest.mark.slow
+def test_what_is_found_does_not_depend_on_jobs(net, asked, tmp_path):
+    one = tune(net, **{**asked, "trials": 20})
+
+    many = tune(net, **{**asked, "trials": 20, "output": str(tmp_path / "b.onnx")}, jobs=3)
+
+    assert many.best.drop <= 4.0
+    assert abs(many.best.bytes - one.best.bytes) <= 0.2 * one.best.bytes
+
+
+class Remote(Executor):
+    """What a cluster sees: tasks that survive JSON, and a function without arguments of its own."""
+
+    def __init__(self):
+        self.tasks = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        (task,) = args
+        self.tasks.append(task)
+        future: Future = Future()
+        future.set_result(json.loads(json.dumps(fn(json.loads(json.dumps(task))))))
+        return future
+
+
+def test_trials_run_on_an_executor_that_is_plugged_in(net, asked):
+    pool = Remote()
+
+    found = tune(net, **asked, executor=pool)
+
+    assert len(pool.tasks) == len(found.trials) > 1
+    assert found.best is not None
+
+
+def test_the_time_ends_the_search_and_keeps_the_best(net, asked, tmp_path, monkeypatch):
+    from qtool.stages import _trials
+
+    now = iter(range(10**6))
+    monkeypatch.setattr(_trials.time, "time", lambda: next(now))
+
+    found = tune(net, **asked, seconds=220.0)
+
+    assert found.ended == "the time is over"
+    assert found.best is not None
+    assert (tmp_path / "best.onnx").stat().st_size == found.best.bytes
+
+
+def test_no_time_at_all_is_said(net, asked):
+    with pytest.raises(UsageError, match="over before the first trial"):
+        tune(net, **asked, seconds=1e-6)
+
+
+def test_too_little_memory_is_said(net, asked):
+    with pytest.raises(UsageError, match="--memory is too little: about"):
+        tune(net, **asked, memory=1000)
+
+
+def test_a_part_of_the_data_needs_calibration_samples(net, asked):
+    with pytest.raises(UsageError, match="--calibration"):
+        tune(net, **{**asked, "data": asked["data"] + "[0:80]"})
+
+
+def test_latency_takes_no_4_bit_weights(net, asked):
+    found = tune(net, **asked, goal="latency")
+
+    assert found.best is not None
+    assert not any(text.endswith("=w4") for t in found.trials for text in t.layers)
+
+
+def test_the_command_fails_where_nothing_is_inside_the_budget(asked, tmp_path, cli):
+    done = cli("tune", "-i", tmp_path / "m.onnx", "--data", asked["data"], "--max-drop", 0,
+               "--trials", 1, "-o", tmp_path / "b.onnx", "--threads", 1)  # fmt: skip
+
+    assert done.exit_code in (0, 3)
+    assert (tmp_path / "b.onnx").is_file()
+    if done.exit_code == 3:
+        assert "no trial is inside the budget of 0; the closest drops by" in done.stderr
+
+
+def test_the_command_prints_json_and_the_commands(asked, tmp_path, cli):
+    done = cli("tune", "-i", tmp_path / "m.onnx", "--data", asked["data"], "--max-drop", 4,
+               "-o", tmp_path / "b.onnx", "--json", "--threads", 1)  # fmt: skip
+
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["best"]["passed"]
+    assert "peak memory" in done.stderr
+    assert "qtool quantize --input calibrated.qtm --layers-from" in done.stderr
+
+
+def test_a_torn_journal_line_is_lost_alone(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).add("a", {"drop": 1})
+    with open(path, "ab") as file:
+        file.write(b'{"key": "b", "dr')
+
+    Journal(path).add("c", {"drop": 2})
+
+    assert set(Journal(path).found) == {"a", "c"}
+
+
+def test_bisection_takes_the_middle_of_the_loss():
+    path = [Candidate((), 10.0**i, 100.0 - 10 * i) for i in range(9)]
+
+    assert between(path, 0, 8, 1) == [4]
+    assert between(path, 0, 8, 3) == [2, 4, 6]
+    assert between(path, 3, 4, 1) == []
+
+
+def test_costs_that_hardly_differ_are_not_tried():
+    path = [Candidate((), 1.0, 100.0), Candidate((), 2.0, 99.5), Candidate((), 3.0, 50.0)]
+
+    assert between(path, 0, 2, 1) == []
+
+
+def test_the_curve_has_no_beaten_trial():
+    def trial(size, drop):
+        return Trial(0, (), size, size, 0.0, drop, None, None, True, 0.0)
+
+    found = curve([trial(10, 3.0), trial(20, 1.0), trial(30, 2.0)], "size")
+
+    assert [t.bytes for t in found] == [10, 20]
+
+
+def test_a_mixture_within_a_budget_computes_nearly_the_same(net, tmp_path):
+    calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
+    weights = mixed.importance(calibrated, hold(samples(net, tmp_path), 8))
+    known = mixed.choices(calibrated, types=("float", "w8", "w4"), importance=weights)
+    whole = sum(max(c.cost for c in choices) for choices in known.values())
+
+    found = mixed.mixture(known, whole / 6)
+
+    assert cost(found) <= whole / 6
+    layers = mixed.layer_options(found)
+    assert any(text.endswith("=w4") for text in layers)
+    quantize(calibrated, layers=layers)
+
+
+def test_the_loss_of_a_type_grows_as_bits_go(net, tmp_path):
+    calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
+
+    known = mixed.choices(calibrated, types=("float", "w8a16", "w8", "w4"), cost="macs")
+
+    for choices in known.values():
+        losses = [choice.loss for choice in choices]
+        assert losses == sorted(losses)
+
+
+def test_a_budget_that_is_too_small_is_said(net, tmp_path):
+    calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
+
+    with pytest.raises(UsageError, match="too small: the least is"):
+        mixed.mixture(mixed.choices(calibrated, types=("w8", "w4")), 10)
+
+
+def test_a_pool_of_threads_is_used_as_it_is(net, asked):
+    with ThreadPoolExecutor(1) as pool:
+        assert tune(net, **asked, executor=pool, trials=1).trials
