@@ -146,8 +146,8 @@ std::unique_ptr<uint8_t[]> memory(size_t n_bytes, Random& random) {
 }
 
 bool run(const Bytes& bytes, Random& random) {
-  const char* isas[] = {"scalar", "avx2", "avx512", nullptr};
-  const qtool_options options{1, isas[below(random, std::size(isas))]};
+  const char* isas[] = {"scalar", "avx2", "avxvnni", "avx512", nullptr};
+  const qtool_options options{below(random, 16) == 0 ? 2 : 1, isas[below(random, std::size(isas))]};
   char error[256];
   qtool_session* session = qtool_open(bytes.data(), bytes.size(), &options, error, sizeof error);
   if (session == nullptr) return false;
@@ -185,6 +185,7 @@ int main(int argc, char** argv) {
   }
   __sanitizer_set_death_callback(report_case);
   unsigned long long accepted = 0, large = 0;
+  std::vector<unsigned long long> ran(seeds.size());
   for (g_case = 0; g_case < cases; ++g_case) {
     Random random(seed * 1000003 + g_case);
     Bytes bytes = seeds[g_case % seeds.size()];
@@ -193,10 +194,15 @@ int main(int argc, char** argv) {
       ++large;
     } else if (run(bytes, random)) {
       ++accepted;
+      ++ran[g_case % seeds.size()];
     } else if (g_case < seeds.size()) {
       std::fprintf(stderr, "fuzz_program: seed %s is refused\n", argv[3 + g_case]);
       return 1;
     }
+  }
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    const char* name = std::strrchr(argv[3 + i], '/');
+    std::fprintf(stderr, "%8llu ran of %s\n", ran[i], name == nullptr ? argv[3 + i] : name + 1);
   }
   std::printf("{\"cases\": %llu, \"ran\": %llu, \"too_large\": %llu}\n", cases, accepted, large);
 }

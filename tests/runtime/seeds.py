@@ -7,23 +7,26 @@ from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
+from onnx import TensorProto
 from runtime.graphs import Graph, integers, per_tensor, weight
 
 from qtool.qparams import QParams
 from qtool.runtime import Session
+from qtool.runtime.program import Program
 
 P = per_tensor(0.05, 100)
 
 
 def programs() -> dict[str, bytes]:
     """Return the bytes of each Program by name."""
-    return {name: _bytes(make) for name, make in SEEDS.items()}
+    return {name: lowered(make).to_bytes() for name, make in SEEDS.items()}
 
 
-def _bytes(make: Callable[[Graph, np.random.Generator], str]) -> bytes:
+def lowered(make: Callable[[Graph, np.random.Generator], str]) -> Program:
+    """Return the Program of what a seed makes."""
     graph = Graph(21)
     graph.output(make(graph, np.random.default_rng(0)), "float32", 4)
-    return Session(graph.model()).program().to_bytes()
+    return Session(graph.model()).program()
 
 
 def _image(graph: Graph, rng, channels: int = 5) -> str:
@@ -168,12 +171,54 @@ def wide_products(graph: Graph, rng) -> str:
     scale = graph.feed(np.full(8, 0.01, np.float32))
     q = graph.node("QuantizeLinear", graph.node("Add", x, total), scale, axis=1)
     return graph.node("DequantizeLinear", q, scale, axis=1)
+def typed(graph: Graph, rng) -> str:
+    x = graph.feed(rng.normal(size=(2, 5, 6, 7)).astype(np.float32))
+    indices = graph.feed(np.array([[3, 0], [-1, 2]], np.int64))
+    whole = graph.node("Cast", x, to=TensorProto.INT64)
+    whole = graph.node("Mod", graph.node("Mul", whole, whole), graph.constant(np.int64(3)))
+    some = graph.node("Less", whole, graph.constant(np.int64([1, 0, 2, 1, 0, 3, 1])))
+    x = graph.node("Where", some, x, graph.node("Cast", whole, to=TensorProto.FLOAT))
+    x = graph.node("Gather", x, indices, axis=1)
+    return graph.node("Squeeze", graph.node("Slice", x, *_axes(graph, [0], [1], [0])), *_axes(
+        graph, [0]))  # fmt: skip
+
+
+def reductions(graph: Graph, rng) -> str:
+    x = graph.feed(rng.normal(size=(2, 5, 6, 7)).astype(np.float32))
+    y = _again(graph, graph.node("ReduceMean", _again(graph, x), *_axes(graph, [1, 3])))
+    for op in ("ReduceL2", "ReduceMax", "ReduceMin", "ReduceProd"):
+        y = graph.node("Add", y, graph.node(op, x, *_axes(graph, [0, 2])))
+    for op, axis in (("ArgMax", 1), ("ArgMin", 3)):
+        index = graph.node(op, x, axis=axis)
+        y = graph.node("Add", y, graph.node("Cast", index, to=TensorProto.FLOAT))
+    return y
+
+
+def normalizations(graph: Graph, rng) -> str:
+    def constant(*shape: int) -> str:
+        return graph.constant(rng.normal(size=shape).astype(np.float32))
+
+    x = graph.feed(rng.normal(size=(2, 5, 6, 7)).astype(np.float32))
+    scales = graph.constant(np.float32([1, 1, 1.7, 2.5]))
+    x = graph.node("Resize", x, "", scales, mode="linear")
+    x = graph.node("InstanceNormalization", x, constant(5), constant(5))
+    x = graph.node("LayerNormalization", x, constant(17), constant(17))
+    return graph.node("Softmax", _again(graph, x), axis=-1)
+
+
+def softmax(graph: Graph, rng) -> str:
+    return _again(graph, graph.node("Softmax", _image(graph, rng), axis=-1))
+
+
+def _axes(graph: Graph, *lists: list[int]) -> list[str]:
+    return [graph.constant(np.array(values, np.int64)) for values in lists]
 
 
 SEEDS = {
     f.__name__: f
     for f in (
         convolutions, residual, product, pools, elementwise, movement, floats, float_products,
-        four_bits, recurrent, transposed, wide_products,
+        four_bits, recurrent, transposed, wide_products, typed, reductions, normalizations,
+        softmax,
     )
 }  # fmt: skip

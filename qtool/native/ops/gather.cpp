@@ -39,8 +39,9 @@ class Gather final : public Op {
         int64_t at = indices[row % n_indices_];
         if (at < 0) at += n_;
         at = std::min(std::max<int64_t>(at, 0), n_ - 1) + row / n_indices_ * n_;
-        std::memcpy(run.at<uint8_t>(y_) + size_t(row) * bytes_,
-                    run.at<const uint8_t>(x_) + size_t(at) * bytes_, bytes_);
+        // Not memcpy: nothing forbids a Program to let x and y overlap.
+        std::memmove(run.at<uint8_t>(y_) + size_t(row) * bytes_,
+                     run.at<const uint8_t>(x_) + size_t(at) * bytes_, bytes_);
       }
     });
   }

@@ -110,9 +110,10 @@ class SoftmaxInt8 final : public Op {
     uint8_t most = 0;
     for (int64_t i = 0; i < n; ++i) most = std::max(most, x[i * inner]);
     int64_t sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += table_[size_t(most - x[i * inner])];
+    // uint8_t: inside the table also where another thread writes to x, as Programs may have it.
+    for (int64_t i = 0; i < n; ++i) sum += table_[uint8_t(most - x[i * inner])];
     const auto total = float(sum);
-    for (int64_t i = 0; i < n; ++i) shares[i] = float(table_[size_t(most - x[i * inner])]) / total;
+    for (int64_t i = 0; i < n; ++i) shares[i] = float(table_[uint8_t(most - x[i * inner])]) / total;
     kernels_.quantize({shares, bytes, n, scale_, rounding_});
     for (int64_t i = 0; i < n; ++i) y[i * inner] = bytes[i];
   }
