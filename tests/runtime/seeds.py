@@ -171,6 +171,8 @@ def wide_products(graph: Graph, rng) -> str:
     scale = graph.feed(np.full(8, 0.01, np.float32))
     q = graph.node("QuantizeLinear", graph.node("Add", x, total), scale, axis=1)
     return graph.node("DequantizeLinear", q, scale, axis=1)
+
+
 def typed(graph: Graph, rng) -> str:
     x = graph.feed(rng.normal(size=(2, 5, 6, 7)).astype(np.float32))
     indices = graph.feed(np.array([[3, 0], [-1, 2]], np.int64))
