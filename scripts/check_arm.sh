@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the runtime for 64-bit ARM, warnings as errors, and checks its kernels in an emulator: as a
 # processor without dot products, one with sdot, and one with sudot as well.
-# Needs cmake and ninja on PATH (`make check-arm` sees to it), a cross compiler and qemu.
+# Needs the environment's cmake, ninja and python with qtool on PATH (`make check-arm` sees to it), a
+# cross compiler and qemu.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,9 +25,16 @@ cmake -S "$root/qtool/native" -B "$build" -G Ninja -DCMAKE_SYSTEM_NAME=Linux \
     -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_C_COMPILER="$cc" \
     -DQTOOL_PYTHON=OFF -DQTOOL_DEVELOPER=ON >"$build/cmake.log" 2>&1 \
     || { cat "$build/cmake.log" >&2; exit 1; }
-ninja -C "$build" --quiet kernels run_program check_variants
+ninja -C "$build" --quiet kernels run_program check_variants check_programs
+
+rm -rf "$build/cases"
+python "$root/scripts/write_cases.py" "$build/cases" --count $((cases / 10 + 1))
 
 for cpu in cortex-a53 neoverse-n1 max; do
     echo "as $cpu"
     qemu-aarch64 -cpu "$cpu" -L "$sysroot" "$build/check_variants" "$cases"
+    for isa in scalar neon; do
+        find "$build/cases" -name '*.case' | xargs -n 2000 \
+            qemu-aarch64 -cpu "$cpu" -L "$sysroot" "$build/check_programs" $isa 2
+    done
 done

@@ -23,7 +23,7 @@ def read_bias(
     found = lowering.value(node.inputs[2])
     if isinstance(found, Dequantized) and isinstance(found.q, Known):
         q, qparams = found.q.array, found.qparams
-        same = qparams.scale.shape == scale.shape and np.array_equal(qparams.scale, scale)
+        same = np.array_equal(*(np.broadcast_to(s.reshape(-1), n) for s in (qparams.scale, scale)))
         if same and q.dtype == np.int32 and not qparams.zero_point.any():
             return np.ascontiguousarray(np.broadcast_to(q.reshape(-1), n))
     bias = lowering.need(node.inputs[2], "bias").astype(np.float64).reshape(-1)
