@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The same cases on every run, and no clock: a slow machine is not a bug.
 settings.register_profile("qtool", derandomize=True, deadline=None)
-settings.load_profile("qtool")
+# Other cases on every run, and many: for an hour at night.
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "qtool"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,7 @@
-"""Every op at every instruction set, on random shapes, with any number of threads, bit for bit."""
+"""Every op at every instruction set, on random shapes, with any number of threads, bit for bit.
+
+HYPOTHESIS_PROFILE=thorough draws many more.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,7 @@ def check(case, threads: int) -> None:
 
 @pytest.mark.parametrize("op", CASES)
 def test_equals_the_reference(op):
-    @settings(max_examples=25)
-    @given(case=CASES[op], threads=st.integers(1, 3))
-    def run(case, threads):
-        check(case, threads)
-
-    run()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("op", CASES)
-def test_equals_the_reference_on_many_shapes(op):
-    @settings(max_examples=400)
+    @settings(max_examples=settings().max_examples // 4)
     @given(case=CASES[op], threads=st.integers(1, 3))
     def run(case, threads):
         check(case, threads)

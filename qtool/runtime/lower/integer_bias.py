@@ -23,7 +23,8 @@ def read_bias(
     found = lowering.value(node.inputs[2])
     if isinstance(found, Dequantized) and isinstance(found.q, Known):
         q, qparams = found.q.array, found.qparams
-        same = np.array_equal(*(np.broadcast_to(s.reshape(-1), n) for s in (qparams.scale, scale)))
+        own = np.broadcast_to(qparams.scale.reshape(-1), n)
+        same = np.array_equal(own, np.broadcast_to(scale.reshape(-1), n))
         if same and q.dtype == np.int32 and not qparams.zero_point.any():
             return np.ascontiguousarray(np.broadcast_to(q.reshape(-1), n))
     bias = lowering.need(node.inputs[2], "bias").astype(np.float64).reshape(-1)
