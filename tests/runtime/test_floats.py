@@ -7,12 +7,16 @@ import pytest
 from onnx import helper
 from runtime.graphs import ISAS, Graph, integers, per_tensor
 
+from qtool.errors import UnsupportedError
+
 F, I = np.float32, np.int64  # noqa: E741
 UNARY = {
     "Relu": {}, "Sigmoid": {}, "Tanh": {}, "Exp": {}, "Erf": {}, "Neg": {}, "Abs": {},
     "LeakyRelu": {"alpha": 0.3}, "Elu": {"alpha": 1.5}, "HardSigmoid": {"alpha": 0.3, "beta": 0.4},
     "HardSwish": {}, "Gelu": {}, "Softplus": {}, "Softsign": {}, "Floor": {}, "Ceil": {},
     "Round": {}, "Sign": {}, "Sin": {}, "Cos": {}, "Mish": {},
+    "Selu": {"alpha": 1.7, "gamma": 1.1}, "Celu": {"alpha": 1.5}, "ThresholdedRelu": {"alpha": 0.7},
+    "Tan": {},
 }  # fmt: skip
 POSITIVE = {"Log": {}, "Sqrt": {}, "Reciprocal": {}}
 
@@ -66,6 +70,15 @@ def test_functions_of_two_operands(op, shapes, rng):
     a = np.abs(a) if op == "Pow" else a
     graph = Graph()
     graph.output(graph.node(op, graph.feed(a), graph.feed(b)), "float32", len(shapes[0]))
+
+    near(graph)
+
+
+@pytest.mark.parametrize("types", [("float32", "int64"), ("int64", "int64"), ("int32", "float32")])
+def test_pow_of_other_types(types, rng):
+    graph = Graph()
+    a, b = rng.integers(-4, 5, (3, 4)).astype(types[0]), rng.integers(0, 4, (4,)).astype(types[1])
+    graph.output(graph.node("Pow", graph.feed(a), graph.feed(b)), types[0], 2)
 
     near(graph)
 
@@ -240,6 +253,67 @@ def test_layer_normalization(axis, rng):
     graph.output(y, "float32", 3)
 
     near(graph, rtol=4e-6)
+
+
+def test_batch_normalization(rng):
+    graph = Graph()
+    vectors = [graph.constant(np.abs(values(rng, 3)) + F(0.1)) for _ in range(4)]
+    x = graph.feed(values(rng, 2, 3, 4, 5))
+    graph.output(graph.node("BatchNormalization", x, *vectors, epsilon=1e-3), "float32", 4)
+
+    near(graph, rtol=4e-6)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_pools_of_any_dims(dims, op, quantized, rng):
+    graph, p = Graph(19), per_tensor(0.05, 100)
+    x = graph.feed(values(rng, 2, 3, *(7, 6, 5)[:dims]))
+    x = graph.dequantize(graph.quantize(x, p), p) if quantized else x
+    attributes = {} if "Global" in op else {
+        "kernel_shape": [3, 2, 2][:dims], "strides": [2, 1, 2][:dims],
+        "pads": [1, 0, 1][:dims] * 2, "dilations": [1, 2, 1][:dims],
+    }  # fmt: skip
+    graph.output(graph.node(op, x, **attributes), "float32", 2 + dims)
+
+    near(graph)
+
+
+@pytest.mark.parametrize("count_include_pad", [0, 1])
+def test_windows_that_end_beyond_the_padding(count_include_pad, rng):
+    graph = Graph(19)
+    y = graph.node(
+        "AveragePool", graph.feed(values(rng, 1, 2, 7, 8)), kernel_shape=[3, 3], strides=[2, 2],
+        pads=[1, 1, 0, 1], ceil_mode=1, count_include_pad=count_include_pad,
+    )  # fmt: skip
+    graph.output(y, "float32", 4)
+
+    near(graph)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_space_to_depth(quantized, rng):
+    graph, p = Graph(), per_tensor(0.05, 100)
+    x = graph.feed(values(rng, 2, 3, 4, 6))
+    x = graph.dequantize(graph.quantize(x, p), p) if quantized else x
+    graph.output(graph.node("SpaceToDepth", x, blocksize=2), "float32", 4)
+
+    near(graph, rtol=0, atol=0)
+
+
+def test_all_nodes_that_cannot_run_are_named_together(rng):
+    graph = Graph()
+    x = graph.node("Cosh", graph.feed(values(rng, 3, 4)))
+    graph.output(graph.node("Add", graph.node("TopKnot", x), graph.node("Sinh", x)), "float32", 2)
+
+    with pytest.raises(UnsupportedError) as error:
+        graph.run()
+
+    assert str(error.value) == (
+        "the native runtime cannot run 3 nodes: Cosh 'Cosh0_0': no such op; "
+        "TopKnot 'TopKnot1_0': no such op; Sinh 'Sinh2_0': no such op"
+    )
 
 
 def test_instance_normalization(rng):

@@ -154,6 +154,16 @@ static inline float apply(float x, float alpha, float beta) {
       return std::cos(x);
     case FloatFunction::kMish:
       return x * tanh_of((x > 0 ? x : 0) + std::log1p(exp_of(-std::fabs(x))));
+    case FloatFunction::kSelu:
+      return beta * (x > 0 ? x : alpha * (exp_of(x) - 1));
+    case FloatFunction::kCelu:
+      return x > 0 ? x : alpha * (exp_of(x / alpha) - 1);
+    case FloatFunction::kThresholdedRelu:
+      return x > alpha ? x : 0;
+    case FloatFunction::kTan:
+      return std::tan(x);
+    case FloatFunction::kSwish:
+      return x * sigmoid_of(alpha * x);
     case FloatFunction::kCount:
       break;
   }

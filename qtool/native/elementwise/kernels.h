@@ -98,6 +98,11 @@ enum class FloatFunction {
   kSin,
   kCos,
   kMish,
+  kSelu,
+  kCelu,
+  kThresholdedRelu,
+  kTan,
+  kSwish,
   kCount,
 };
 

@@ -21,8 +21,13 @@ class AveragePool final : public Op {
   explicit AveragePool(const OpView& op)
       : x_(op.input(0)),
         y_(op.output(0)),
-        taps_(x_, y_, Window(op, 0, x_, y_)),
+        window_(op, 0, x_, y_),
+        taps_(x_, y_, window_),
         kernels_(select_elementwise(op.isa)) {
+    for (int axis = 0; axis < 2; ++axis) {
+      const int64_t taps = window_.padded(axis, y_.dims[axis + 1] - 1, x_.dims[axis + 1]);
+      beyond_ = beyond_ || taps < window_.kernel[axis];
+    }
     count_pads_ = op.integer(Window::kInts, 0, 1) == 1;
     x_zero_ = int32_t(op.integer(Window::kInts + 1, 0, 255));
     rounding_.zero_point = int32_t(op.integer(Window::kInts + 2, 0, 255));
@@ -61,9 +66,17 @@ class AveragePool final : public Op {
     int64_t n;
   };
 
+  // With ceil_mode a window may end beyond the padding.
+  int64_t padded_taps(int64_t pixel) const noexcept {
+    if (!beyond_) return taps_.most();
+    const int64_t q = pixel % y_.dims[2], p = pixel / y_.dims[2] % y_.dims[1];
+    const int64_t n = window_.padded(0, p, x_.dims[1]) * window_.padded(1, q, x_.dims[2]);
+    return std::max<int64_t>(n, 1);
+  }
+
   void run_pixel(const Run& run, const Pixel& pixel, uint8_t* scratch) const noexcept {
     const int64_t n = pixel.n;
-    const float count = float(count_pads_ ? taps_.most() : n);
+    const float count = float(count_pads_ ? padded_taps(pixel.y / y_.pitch) : n);
     if (x_.dtype == DType::kFloat32) {
       float* y = run.at<float>(y_.id) + pixel.y;
       kernels_.sum_floats({run.at<const float>(x_.id) + pixel.x, pixel.offsets, n, y_.columns}, y);
@@ -85,9 +98,10 @@ class AveragePool final : public Op {
   }
 
   Tensor x_, y_;
+  Window window_;
   Taps taps_;
   const ElementwiseKernels& kernels_;
-  bool count_pads_;
+  bool count_pads_, beyond_ = false;
   int32_t x_zero_;
   Rounding rounding_;
   float x_scale_, y_scale_;

@@ -1,4 +1,4 @@
-// Reduce:    y[o][i] = f over j of x[o][j][i]; float32, int32 or int64.
+// Reduce:    y[o][i] = f over j of x[o][j][i], of any type.
 // ArgExtreme: y[o][i] = the first (or last) j where x[o][j][i] is the largest (or smallest); int64.
 //
 // ints     of Reduce the function's number, outer, n, inner;
@@ -169,7 +169,7 @@ class ArgExtreme final : public Op {
 std::unique_ptr<Op> make_reduce(const OpView& op) {
   op.counts(1, 1, 4, 0);
   op.require(op.input(0).dtype == op.output(0).dtype, "x and y differ in type");
-  return with_number(op, op.input(0).dtype, [&](auto type) -> std::unique_ptr<Op> {
+  return with_type(op.input(0).dtype, [&](auto type) -> std::unique_ptr<Op> {
     return std::make_unique<Reduce<typename decltype(type)::type>>(op);
   });
 }
@@ -177,7 +177,7 @@ std::unique_ptr<Op> make_reduce(const OpView& op) {
 std::unique_ptr<Op> make_arg_extreme(const OpView& op) {
   op.counts(1, 1, 5, 0);
   op.require(op.output(0).dtype == DType::kInt64, "y is not int64");
-  return with_number(op, op.input(0).dtype, [&](auto type) -> std::unique_ptr<Op> {
+  return with_type(op.input(0).dtype, [&](auto type) -> std::unique_ptr<Op> {
     return std::make_unique<ArgExtreme<typename decltype(type)::type>>(op);
   });
 }

@@ -29,10 +29,42 @@ enum class Function {
   kAnd,
   kOr,
   kXor,
+  kFmod,
+  kPow,
   kCount,
 };
 
-constexpr bool compares(Function f) { return f >= Function::kEqual; }
+constexpr bool compares(Function f) { return f >= Function::kEqual && f <= Function::kXor; }
+
+// a to the power of b; of integers a negative b gives what is left of 1 / a^-b.
+template <typename T>
+T power(T a, T b) {
+  if constexpr (std::is_floating_point<T>::value) {
+    return std::pow(a, b);
+  } else {
+    using W = Wrapping<T>;
+    if (b < 0) return a == T(1) ? a : a == T(-1) ? (b % 2 != 0 ? a : T(1)) : T(0);
+    T result = 1;
+    for (; b != 0; b = T(b / 2), a = W::mul(a, a)) {
+      if (b % 2 != 0) result = W::mul(result, a);
+    }
+    return result;
+  }
+}
+
+// What is left of a divided by b, with the sign of b.
+template <typename T>
+T modulo(T a, T b) {
+  if constexpr (std::is_floating_point<T>::value) {
+    const T rest = std::fmod(a, b);
+    if (rest == 0) return std::copysign(rest, b);
+    return (rest < 0) != (b < 0) ? rest + b : rest;
+  } else {
+    using W = Wrapping<T>;
+    const T rest = W::sub(a, W::mul(quotient(a, b), b));
+    return b != 0 && rest != 0 && (rest < 0) != (b < 0) ? W::add(rest, b) : rest;
+  }
+}
 
 template <Function f, typename T>
 auto apply(T a, T b) {
@@ -43,14 +75,12 @@ auto apply(T a, T b) {
   if constexpr (f == Function::kDiv) return quotient(a, b);
   if constexpr (f == Function::kMin) return b < a ? b : a;
   if constexpr (f == Function::kMax) return a < b ? b : a;
-  if constexpr (f == Function::kMod) {  // of integers with the sign of b, of floats that of a
-    if constexpr (std::is_integral<T>::value) {
-      const T rest = W::sub(a, W::mul(quotient(a, b), b));
-      return b != 0 && rest != 0 && (rest < 0) != (b < 0) ? W::add(rest, b) : rest;
-    } else {
-      return std::fmod(a, b);
-    }
+  if constexpr (f == Function::kMod) return modulo(a, b);
+  if constexpr (f == Function::kFmod) {
+    if constexpr (std::is_floating_point<T>::value) return std::fmod(a, b);
+    if constexpr (std::is_integral<T>::value) return W::sub(a, W::mul(quotient(a, b), b));
   }
+  if constexpr (f == Function::kPow) return power(a, b);
   if constexpr (f == Function::kEqual) return uint8_t(a == b);
   if constexpr (f == Function::kLess) return uint8_t(a < b);
   if constexpr (f == Function::kLessOrEqual) return uint8_t(a <= b);
@@ -159,7 +189,7 @@ std::unique_ptr<Op> make_binary(const OpView& op) {
   op.require(op.input(1).dtype == dtype, "a and b differ in type");
   const DType made = compares(Function(f)) ? DType::kBool : dtype;
   op.require(op.output(0).dtype == made, "y has a wrong type");
-  return with_number(op, dtype, [&](auto type) -> std::unique_ptr<Op> {
+  return with_type(dtype, [&](auto type) -> std::unique_ptr<Op> {
     return binary<typename decltype(type)::type>(op, f);
   });
 }

@@ -40,25 +40,6 @@ std::unique_ptr<Op> with_type(DType dtype, const Make& make) {
   return nullptr;
 }
 
-// As with_type, for the types that models compute with.
-template <typename Make>
-std::unique_ptr<Op> with_number(const OpView& op, DType dtype, const Make& make) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return make(Type<float>{});
-    case DType::kInt32:
-      return make(Type<int32_t>{});
-    case DType::kInt64:
-      return make(Type<int64_t>{});
-    case DType::kUint8:
-    case DType::kBool:
-      return make(Type<uint8_t>{});
-    default:
-      op.require(false, "it does not compute with this type");
-      return nullptr;
-  }
-}
-
 // Arithmetic of integers that wraps, as numpy's does.
 template <typename T, bool = std::is_integral<T>::value>
 struct Wrapping {

@@ -12,7 +12,7 @@ namespace qtool {
 struct Window {
   static constexpr size_t kInts = 10;
 
-  int32_t kernel[2], stride[2], dilation[2], pad[2];
+  int32_t kernel[2], stride[2], dilation[2], pad[2], after[2];
 
   Window(const OpView& op, size_t first, const Tensor& x, const Tensor& y) {
     constexpr int64_t kMost = 1 << 20;
@@ -23,7 +23,7 @@ struct Window {
       stride[i] = int32_t(op.integer(first + 2 + i, 1, kMost));
       dilation[i] = int32_t(op.integer(first + 4 + i, 1, kMost));
       pad[i] = int32_t(op.integer(first + 6 + i, 0, kMost));
-      op.integer(first + 8 + i, 0, kMost);
+      after[i] = int32_t(op.integer(first + 8 + i, 0, kMost));
       // Between the ends a dilated window may still miss x; that gives nonsense, but no harm.
       for (int64_t at : {int64_t{0}, int64_t{y.dims[i + 1]} - 1}) {
         const Range taps = range(int(i), at, x.dims[i + 1]);
@@ -36,6 +36,12 @@ struct Window {
   struct Range {
     int64_t begin, end;  // taps of the kernel
   };
+
+  // How many taps of the window at output `at` lie inside the axis and its padding.
+  int64_t padded(int axis, int64_t at, int64_t size) const noexcept {
+    const int64_t end = size + after[axis] - (at * stride[axis] - pad[axis]), d = dilation[axis];
+    return end <= 0 ? 0 : std::min<int64_t>((end + d - 1) / d, kernel[axis]);
+  }
 
   // Which taps of the window at output `at` of an axis lie inside 0 .. size - 1.
   Range range(int axis, int64_t at, int64_t size) const noexcept {

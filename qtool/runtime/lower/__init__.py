@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.folding import evaluate
-from qtool.model import Model, array, opset
+from qtool.model import Model, array, dtype_name, opset
 from qtool.runtime.lower import (
     arena,
     elementwise,
@@ -32,7 +32,7 @@ from qtool.runtime.lower.fuse import fuse
 from qtool.runtime.lower.relocate import relocate
 from qtool.runtime.lower.state import Lowering, Unreached
 from qtool.runtime.lower.values import Dequantized, Held, Known, Value
-from qtool.runtime.program import Array, Buffer, Program, Tensor
+from qtool.runtime.program import DTYPES, Array, Buffer, Program, Tensor
 
 Lower = Callable[[Lowering, ir.Node], None]
 
@@ -55,14 +55,18 @@ LOWERINGS: dict[str, Lower] = {
     "LogSoftmax": normalization.softmax,
     "LayerNormalization": normalization.layer_normalization,
     "InstanceNormalization": normalization.instance_normalization,
+    "GroupNormalization": normalization.group_normalization,
+    "BatchNormalization": normalization.batch_normalization,
     **dict.fromkeys(elementwise.BINARY, elementwise.binary),
     **dict.fromkeys(("Sum", "Mean"), elementwise.binary),
     **dict.fromkeys(elementwise.UNARY, elementwise.unary),
     "Not": typed.unary,
+    **dict.fromkeys(("IsNaN", "IsInf"), typed.is_special),
     **dict.fromkeys((*typed.COMPARISONS, "Mod"), typed.binary),
     "Where": typed.where,
     "Cast": typed.cast,
     **dict.fromkeys(reduction.REDUCTIONS, reduction.reduce),
+    **dict.fromkeys(("ReduceLogSum", "ReduceLogSumExp"), reduction.log_sum),
     **dict.fromkeys(("ArgMax", "ArgMin"), reduction.arg_extreme),
     "Gather": indexing.gather,
     **dict.fromkeys(("Resize", "Upsample"), resize.resize),
@@ -77,7 +81,11 @@ LOWERINGS: dict[str, Lower] = {
     "Expand": movement.expand,
     "Tile": movement.expand,
     "DepthToSpace": movement.depth_to_space,
+    "SpaceToDepth": movement.space_to_depth,
 }
+
+#: Ops whose result has a shape that depends on values, so that these must be known.
+SHAPED_BY_VALUES = ("Range", "ConstantOfShape", "OneHot", "NonZero", "EyeLike")
 
 MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
@@ -98,12 +106,19 @@ def lower(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Program:
         try:
             _lower_node(lowering, node)
         except Unreached:
-            continue
+            if node.op_type not in LOWERINGS:
+                refused.append(f"{node.op_type} {lowering.node!r}: no such op")
         except UnsupportedError as error:
             refused.append(f"{node.op_type} {lowering.node!r}: {error}")
+            _stand_in(lowering, node)
     if refused:
         listed = "; ".join(refused)
         raise UnsupportedError(f"the native runtime cannot run {len(refused)} nodes: {listed}")
+    missing = [v.name for v in model.graph.outputs if v not in lowering.values]
+    if missing:
+        raise UnsupportedError(
+            f"the native runtime does not compute {', '.join(map(str, missing))}"
+        )
     outputs = finish.outputs(lowering, model.graph.outputs)
     ops = finish.needed(fuse(finish.needed(lowering.ops)))
     ops = relocate(ops)
@@ -129,6 +144,17 @@ def _feed(lowering: Lowering, model: Model, shapes: Mapping[str, tuple[int, ...]
     return made
 
 
+def _stand_in(lowering: Lowering, node: ir.Node) -> None:
+    """Give what a refused node makes its inferred shape, so that those after it are looked at."""
+    for value in node.outputs:
+        dims = None if value.shape is None else value.shape.dims
+        known = dims is not None and all(isinstance(d, int) and d > 0 for d in dims)
+        name = None if value.dtype is None else dtype_name(value.dtype)
+        if dims is not None and known and name in DTYPES:
+            shape = [d for d in dims if isinstance(d, int)]
+            lowering.give(value, Held(lowering.make(name, shape)))
+
+
 def _default(value: ir.Value) -> Array:
     assert value.const_value is not None
     return value.const_value.numpy()
@@ -148,7 +174,8 @@ def _lower_node(lowering: Lowering, node: ir.Node) -> None:
         return
     lower = LOWERINGS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if lower is None:
-        raise UnsupportedError("no such op")
+        computed = node.op_type in SHAPED_BY_VALUES
+        raise UnsupportedError("its values are computed at run time" if computed else "no such op")
     lower(lowering, node)
 
 

@@ -25,7 +25,8 @@ UNARY = {
     "Relu": 0, "Clip": 1, "Sigmoid": 2, "Tanh": 3, "Exp": 4, "Log": 5, "Sqrt": 6, "Erf": 7,
     "Neg": 8, "Abs": 9, "LeakyRelu": 10, "Elu": 11, "HardSigmoid": 12, "HardSwish": 13, "Gelu": 14,
     "Softplus": 17, "Softsign": 18, "Reciprocal": 19, "Floor": 20, "Ceil": 21, "Round": 22,
-    "Sign": 23, "Sin": 24, "Cos": 25, "Mish": 26,
+    "Sign": 23, "Sin": 24, "Cos": 25, "Mish": 26, "Selu": 27, "Celu": 28, "ThresholdedRelu": 29,
+    "Tan": 30, "Swish": 31,
 }  # fmt: skip
 GELU_TANH = 15
 
@@ -52,12 +53,16 @@ def unary(lowering: Lowering, node: ir.Node) -> None:
 
 def binary(lowering: Lowering, node: ir.Node) -> None:
     """Lower a function of two operands that broadcast, or of any number one after the other."""
-    if len(node.inputs) != 2:
+    if len(node.inputs) != 2 or node.op_type in ("Sum", "Mean"):
         _many(lowering, node)
         return
-    for lower in (_with_scalar, _with_channels, _integers):
-        if lower(lowering, node):
-            return
+    if node.op_type == "Pow" and {lowering.dtype(v) for v in node.inputs} != {"float32"}:
+        typed.power(lowering, node)
+        return
+    if _with_scalar(lowering, node) or _with_channels(lowering, node):
+        return
+    if _integers(lowering, node, node.op_type):
+        return
     operands = [lowering.held(v) for v in node.inputs]
     lowering.give(node.outputs[0], _floats(lowering, node.op_type, operands))
 
@@ -65,6 +70,8 @@ def binary(lowering: Lowering, node: ir.Node) -> None:
 def _many(lowering: Lowering, node: ir.Node) -> None:
     """Lower Sum, Min, Max and Mean of any number of operands."""
     op = "Add" if node.op_type in ("Sum", "Mean") else node.op_type
+    if node.op_type == "Sum" and len(node.inputs) == 2 and _integers(lowering, node, op):
+        return
     made = lowering.held(node.inputs[0])
     for value in node.inputs[1:]:
         made = _floats(lowering, op, [made, lowering.held(value)])
@@ -137,9 +144,9 @@ def _per_channel(constant: Array, shape: Sequence[int]) -> Array | None:
     return np.broadcast_to(full.reshape(-1), shape[1]).astype(np.float64)
 
 
-def _integers(lowering: Lowering, node: ir.Node) -> bool:
+def _integers(lowering: Lowering, node: ir.Node, op: str) -> bool:
     """Lower Add, Sub and Mul of two 8-bit operands whose result is quantized."""
-    if node.op_type not in ("Add", "Sub", "Mul"):
+    if op not in ("Add", "Sub", "Mul"):
         return False
     a, b = (lowering.quantized(v) for v in node.inputs)
     output = output_of(lowering, node.outputs[0])
@@ -150,11 +157,11 @@ def _integers(lowering: Lowering, node: ir.Node) -> bool:
     tensors, last = aligned(lowering, operands, shape)
     y = lowering.make("uint8", channels_last(shape) if last else shape)
     ints = (a.zero_point, b.zero_point, output.zero_point, output.low, output.high)
-    if node.op_type == "Mul":
+    if op == "Mul":
         m = np.float32(np.float32(a.scale * b.scale) / output.scale)
         lowering.emit("MulInt8", tensors, [y], ints, [float(m)])
     else:
-        sign = -1.0 if node.op_type == "Sub" else 1.0
+        sign = -1.0 if op == "Sub" else 1.0
         ratios = (float(a.scale / output.scale), sign * float(b.scale / output.scale))
         lowering.emit("AddInt8", tensors, [y], ints, ratios)
     output.give(lowering, y, channels_last=last)

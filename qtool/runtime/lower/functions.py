@@ -28,12 +28,8 @@ def function_of(lowering: Lowering, node: ir.Node) -> Function:
         low, high = bounds_of(lowering, node)
         return lambda x: np.minimum(np.maximum(x, low), high)
     alpha, beta = parameters_of(lowering, node)
-    if node.op_type == "LeakyRelu":
-        return lambda x: np.where(x < 0, x * alpha, x)
-    if node.op_type == "HardSigmoid":
-        return lambda x: np.clip(alpha * x + beta, 0, 1)
-    if node.op_type == "Elu":
-        return lambda x: np.where(x < 0, alpha * np.expm1(x), x)
+    if node.op_type in PARAMETRIC:
+        return lambda x: PARAMETRIC[node.op_type](x, alpha, beta)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         return _gelu_tanh
     if node.op_type not in FUNCTIONS:
@@ -58,7 +54,8 @@ def parameters_of(lowering: Lowering, node: ir.Node) -> tuple[float, float]:
     if node.op_type == "Clip":
         return bounds_of(lowering, node)
     default = DEFAULTS.get(node.op_type, (0.0, 0.0))
-    return attribute(node, "alpha", default[0]), attribute(node, "beta", default[1])
+    second = "gamma" if node.op_type == "Selu" else "beta"
+    return attribute(node, "alpha", default[0]), attribute(node, second, default[1])
 
 
 def _erf(x: Float64) -> Float64:
@@ -74,7 +71,27 @@ def _gelu_tanh(x: Float64) -> Float64:
     return np.asarray(x / 2 * (1 + np.tanh(inner)), np.float64)
 
 
-DEFAULTS = {"LeakyRelu": (0.01, 0.0), "HardSigmoid": (0.2, 0.5), "Elu": (1.0, 0.0)}
+#: alpha and beta; gamma of Selu is its beta.
+DEFAULTS = {
+    "LeakyRelu": (0.01, 0.0),
+    "HardSigmoid": (0.2, 0.5),
+    "Elu": (1.0, 0.0),
+    "Selu": (1.67326319217681884765625, 1.05070102214813232421875),
+    "Celu": (1.0, 0.0),
+    "ThresholdedRelu": (1.0, 0.0),
+    "Swish": (1.0, 0.0),
+}
+
+#: With alpha and beta.
+PARAMETRIC: dict[str, Callable[[Float64, float, float], Float64]] = {
+    "LeakyRelu": lambda x, alpha, _: np.where(x < 0, x * alpha, x),
+    "HardSigmoid": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+    "Elu": lambda x, alpha, _: np.where(x < 0, alpha * np.expm1(x), x),
+    "Selu": lambda x, alpha, gamma: gamma * np.where(x > 0, x, alpha * np.expm1(x)),
+    "Celu": lambda x, alpha, _: np.where(x > 0, x, alpha * np.expm1(x / alpha)),
+    "ThresholdedRelu": lambda x, alpha, _: np.where(x > alpha, x, 0),
+    "Swish": lambda x, alpha, _: x / (1 + np.exp(-alpha * x)),
+}
 
 FUNCTIONS: dict[str, Function] = {
     "Abs": np.abs,
@@ -96,6 +113,7 @@ FUNCTIONS: dict[str, Function] = {
     "Softplus": lambda x: np.logaddexp(0, x),
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Sqrt": np.sqrt,
+    "Tan": np.tan,
     "Tanh": np.tanh,
 }
 

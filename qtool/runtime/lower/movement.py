@@ -68,7 +68,9 @@ def reshaped(lowering: Lowering, held: Held, shape: Sequence[int]) -> Held:
 
 
 def _wanted(lowering: Lowering, node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if node.op_type == "Identity" or node.op_type == "Dropout":
+    if node.op_type == "Dropout":
+        _require_inference(lowering, node)
+    if node.op_type in ("Identity", "Dropout"):
         return shape
     if node.op_type == "Flatten":
         axis = attribute(node, "axis", 1)
@@ -85,6 +87,12 @@ def _wanted(lowering: Lowering, node: ir.Node, shape: tuple[int, ...]) -> tuple[
     rank = len(shape) + len(axes or ())
     added, rest = {a % rank for a in axes or ()}, iter(shape)
     return tuple(1 if i in added else next(rest) for i in range(rank))
+
+
+def _require_inference(lowering: Lowering, node: ir.Node) -> None:
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    if value is not None and lowering.need(value, "training_mode").any():
+        raise UnsupportedError("it is in training mode")
 
 
 def _reshape_dims(lowering: Lowering, node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -280,6 +288,26 @@ def depth_to_space(lowering: Lowering, node: ir.Node) -> None:
         loops = (
             Loop(n, 0, 1, 0, 1), Loop(h, 1, 1, 1, b), Loop(b, 3, steps[0], 1, 1),
             Loop(w, 2, 1, 2, b), Loop(b, 3, steps[1], 2, 1), Loop(made, 3, steps[2], 3, 1),
+        )  # fmt: skip
+        lowering.emit("Copy", [x], [y], walk=Walk(loops, (0,) * 4, (0,) * 4))
+        return Held(y, channels_last=True)
+
+    apply(lowering, node, move)
+
+
+def space_to_depth(lowering: Lowering, node: ir.Node) -> None:
+    """Lower SpaceToDepth."""
+    n, c, h, w = lowering.shape(node.inputs[0])
+    b = attribute(node, "blocksize")
+    if attribute(node, "mode", "DCR") != "DCR" or h % b or w % b:
+        raise UnsupportedError("its channels go first, or its blocks do not fit")
+
+    def move(held: Held) -> Held:
+        x = lowering.as_last(held)
+        y = lowering.make(x.dtype, (n, h // b, w // b, b * b * c))
+        loops = (
+            Loop(n, 0, 1, 0, 1), Loop(h // b, 1, b, 1, 1), Loop(b, 1, 1, 3, b * c),
+            Loop(w // b, 2, b, 2, 1), Loop(b, 2, 1, 3, c), Loop(c, 3, 1, 3, 1),
         )  # fmt: skip
         lowering.emit("Copy", [x], [y], walk=Walk(loops, (0,) * 4, (0,) * 4))
         return Held(y, channels_last=True)

@@ -9,12 +9,13 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import attribute
-from qtool.runtime.lower.layout import dense
+from qtool.runtime.lower.layout import aligned, dense
 from qtool.runtime.lower.outputs import output_of
 from qtool.runtime.lower.state import Lowering
-from qtool.runtime.lower.values import Held
-from qtool.runtime.program import Tensor
+from qtool.runtime.lower.values import Held, channels_last
+from qtool.runtime.program import Array, Tensor
 
+ADD, MUL = 0, 2  # of BinaryFloat
 ONE = 1 << 23  # the fixed-point 1 of eq. 17
 
 
@@ -55,7 +56,7 @@ def _rows(lowering: Lowering, x: Tensor, axis: int) -> Tensor:
 
 def layer_normalization(lowering: Lowering, node: ir.Node) -> None:
     """Lower LayerNormalization over the last axes."""
-    if any(v.name and v.uses() for v in node.outputs[1:]):
+    if any(v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[1:]):
         raise UnsupportedError("its mean or deviation is read")
     x = dense(lowering, lowering.plain(node.inputs[0]))
     axis = attribute(node, "axis", -1) % len(x.shape)
@@ -83,3 +84,48 @@ def instance_normalization(lowering: Lowering, node: ir.Node) -> None:
     epsilon = attribute(node, "epsilon", 1e-5)
     lowering.emit("Normalize", [x, scale, bias], [y], [math.prod(x.shape[2:]), 0], [epsilon])
     lowering.give(node.outputs[0], Held(y))
+
+
+def group_normalization(lowering: Lowering, node: ir.Node) -> None:
+    """Lower GroupNormalization: rows of a group by themselves, then scale and bias of channels."""
+    x = dense(lowering, lowering.plain(node.inputs[0]))
+    groups = attribute(node, "num_groups")
+    rows = x.shape[0] * groups
+    one = lowering.constant(np.ones(1, np.float32))
+    y = lowering.make("float32", x.shape)
+    epsilon = attribute(node, "epsilon", 1e-5)
+    lowering.emit("Normalize", [x, one, None], [y], [x.size // rows, 0], [epsilon])
+    n, channels = len(x.shape), x.shape[1]
+    vectors = [lowering.need(v, "scale or bias") for v in node.inputs[1:3]]
+    if vectors[0].size == groups:  # before opset 21
+        vectors = [np.repeat(v, channels // groups) for v in vectors]
+    _affine(lowering, node, Held(y), *(v.reshape(-1, *[1] * (n - 2)) for v in vectors))
+
+
+def batch_normalization(lowering: Lowering, node: ir.Node) -> None:
+    """Lower BatchNormalization as it is at inference: a factor and a term for each channel."""
+    if attribute(node, "training_mode", 0) or any(
+        v.name and (v.uses() or v.is_graph_output()) for v in node.outputs[1:]
+    ):
+        raise UnsupportedError("it is in training mode")
+    held = lowering.held(node.inputs[0])
+    scale, bias, mean, variance = (
+        lowering.need(v, "parameters").astype(np.float64) for v in node.inputs[1:5]
+    )
+    factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+    along = (-1, *[1] * (len(held.shape) - 2))
+    term = bias - mean * factor
+    _affine(lowering, node, held, factor.reshape(along), term.reshape(along))
+
+
+def _affine(lowering: Lowering, node: ir.Node, x: Held, factor: Array, term: Array) -> None:
+    """Give the node's output x * factor + term, for float32 x."""
+    if x.dtype != "float32":
+        raise UnsupportedError(f"its input is {x.dtype}")
+    for number, values in ((MUL, factor), (ADD, term)):
+        constant = Held(lowering.constant(np.ascontiguousarray(values, np.float32)))
+        tensors, last = aligned(lowering, [x, constant], x.shape)
+        y = lowering.make("float32", channels_last(x.shape) if last else x.shape)
+        lowering.emit("BinaryFloat", tensors, [y], [number])
+        x = Held(y, last)
+    lowering.give(node.outputs[0], x)

@@ -18,6 +18,8 @@ REDUCTIONS = {
     "ReduceSumSquare": 5, "ReduceL1": 6, "ReduceL2": 7,
 }  # fmt: skip
 
+ADD, SUB = 0, 1  # of BinaryFloat
+EXP, LOG = 4, 5  # of UnaryFloat
 MOST_TAPS = 1 << 20  # of a pool's window
 
 
@@ -33,12 +35,37 @@ def reduce(lowering: Lowering, node: ir.Node) -> None:
     if node.op_type == "ReduceMax" and _largest(lowering, node, axes):
         return
     held = lowering.held(node.inputs[0])
-    if held.dtype not in ("float32", "int32", "int64"):
-        raise UnsupportedError(f"it has no form for {held.dtype}")
     x, (outer, n, inner), left = lines(lowering, held, axes)
     y = lowering.make(held.dtype, _left_shape(held, left))
     lowering.emit("Reduce", [x], [y], [REDUCTIONS[node.op_type], outer, n, inner])
     lowering.give(node.outputs[0], Held(_shaped(lowering, node, y, left, shape, axes)))
+
+
+def log_sum(lowering: Lowering, node: ir.Node) -> None:
+    """Lower ReduceLogSum, and ReduceLogSumExp as log(sum exp(x - max)) + max."""
+    shape = lowering.shape(node.inputs[0])
+    axes = _axes(lowering, node, len(shape))
+    held = lowering.held(node.inputs[0])
+    if not axes or held.dtype != "float32":
+        raise UnsupportedError(f"it has no axes, or reduces {held.dtype}")
+    x, (outer, n, inner), left = lines(lowering, held, axes)
+    cube = x.viewed((outer, n, inner))
+    largest = lowering.make("float32", (outer, 1, inner))
+    stable = node.op_type == "ReduceLogSumExp"
+    if stable:
+        lowering.emit("Reduce", [cube], [largest], [REDUCTIONS["ReduceMax"], outer, n, inner])
+        behind = lowering.make("float32", cube.shape)
+        lowering.emit("BinaryFloat", [cube, largest], [behind], [SUB])
+        cube = lowering.make("float32", cube.shape)
+        lowering.emit("UnaryFloat", [behind], [cube], [EXP], (0.0, 0.0))
+    total, y = (lowering.make("float32", (outer, 1, inner)) for _ in range(2))
+    lowering.emit("Reduce", [cube], [total], [REDUCTIONS["ReduceSum"], outer, n, inner])
+    lowering.emit("UnaryFloat", [total], [y], [LOG], (0.0, 0.0))
+    if stable:
+        logarithm, y = y, lowering.make("float32", (outer, 1, inner))
+        lowering.emit("BinaryFloat", [logarithm, largest], [y], [ADD])
+    made = _shaped(lowering, node, y.viewed(_left_shape(held, left)), left, shape, axes)
+    lowering.give(node.outputs[0], Held(made))
 
 
 def arg_extreme(lowering: Lowering, node: ir.Node) -> None:

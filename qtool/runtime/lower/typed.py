@@ -18,6 +18,7 @@ from qtool.runtime.lower.values import Held, Known, channels_last
 NUMBERS = {
     "Add": 0, "Sub": 1, "Mul": 2, "Div": 3, "Min": 4, "Max": 5, "Mod": 6, "Equal": 7, "Less": 8,
     "LessOrEqual": 9, "Greater": 10, "GreaterOrEqual": 11, "And": 12, "Or": 13, "Xor": 14,
+    "Fmod": 15, "Pow": 16,
 }  # fmt: skip
 COMPARISONS = ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor")
 
@@ -26,16 +27,13 @@ def binary(lowering: Lowering, node: ir.Node) -> None:
     """Lower a comparison, a logical function, or Mod."""
     op = "Fmod" if attribute(node, "fmod", 0) else node.op_type
     operands = [lowering.held(v) for v in node.inputs]
-    if op == "Fmod" and operands[0].dtype != "float32":
-        raise UnsupportedError(f"fmod of {operands[0].dtype}")
-    op = "Mod" if op == "Fmod" else op
     lowering.give(node.outputs[0], binary_of(lowering, op, operands))
 
 
 def binary_of(lowering: Lowering, op: str, operands: Sequence[Held]) -> Held:
     """Return a function of two operands of one type."""
     dtype = operands[0].dtype
-    if dtype not in ("float32", "int32", "int64", "uint8", "bool") or op not in NUMBERS:
+    if op not in NUMBERS:
         raise UnsupportedError(f"it has no form for {dtype}")
     if any(x.dtype != dtype for x in operands):
         raise UnsupportedError("its operands differ in type")
@@ -76,6 +74,35 @@ def unary(lowering: Lowering, node: ir.Node) -> None:
     lowering.give(node.outputs[0], made)
 
 
+def power(lowering: Lowering, node: ir.Node) -> None:
+    """Lower Pow of operands that are not both float32: it is computed in the wider of the types."""
+    a, b = (lowering.held(v) for v in node.inputs)
+    result = a.dtype
+    wide = result if b.dtype == result else str(np.result_type(result, b.dtype))
+    wide = "float32" if wide == "float64" and "float64" not in (a.dtype, b.dtype) else wide
+    made = binary_of(lowering, "Pow", [cast_to(lowering, x, wide) for x in (a, b)])
+    lowering.give(node.outputs[0], cast_to(lowering, made, result))
+
+
+def is_special(lowering: Lowering, node: ir.Node) -> None:
+    """Lower IsNaN and IsInf, by comparisons."""
+    x = lowering.held(node.inputs[0])
+    if node.op_type == "IsNaN":
+        equal = binary_of(lowering, "Equal", [x, x])
+        never = Held(lowering.constant(np.array(False)))
+        made = binary_of(lowering, "Equal", [equal, never])
+    else:
+        ends = [
+            binary_of(lowering, "Equal", [x, Held(lowering.constant(np.array(end, x.dtype)))])
+            for end, name in ((-np.inf, "detect_negative"), (np.inf, "detect_positive"))
+            if attribute(node, name, 1)
+        ]
+        if not ends:
+            raise UnsupportedError("it detects nothing")
+        made = ends[0] if len(ends) == 1 else binary_of(lowering, "Or", ends)
+    lowering.give(node.outputs[0], made)
+
+
 def where(lowering: Lowering, node: ir.Node) -> None:
     """Lower Where."""
     operands = [lowering.held(v) for v in node.inputs]
@@ -94,7 +121,13 @@ def cast(lowering: Lowering, node: ir.Node) -> None:
         lowering.give(node.outputs[0], found)
         return
     assert not isinstance(found, Known)
-    x = lowering.held(node.inputs[0])
+    lowering.give(node.outputs[0], cast_to(lowering, lowering.held(node.inputs[0]), to))
+
+
+def cast_to(lowering: Lowering, x: Held, to: str) -> Held:
+    """Return a value with another element type."""
+    if x.dtype == to:
+        return x
     y = lowering.make(to, x.tensor.shape)
     lowering.emit("Cast", [x.tensor], [y])
-    lowering.give(node.outputs[0], Held(y, x.channels_last))
+    return Held(y, x.channels_last)
