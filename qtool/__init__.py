@@ -21,6 +21,7 @@ _PUBLIC = {
     "merge": "qtool.stages.merge",
     "pack": "qtool.stages.pack",
     "quantize": "qtool.stages.quantize",
+    "report": "qtool.stages.report",
     "run": "qtool.stages.run",
     "sensitivity": "qtool.stages.sensitivity",
     "tune": "qtool.stages.tune",

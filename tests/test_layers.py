@@ -12,6 +12,7 @@ SOURCES = Path(qtool.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"page"},
     {"stages"},
     {"passes", "statistics", "quant", "compress", "runtime", "data", "formats", "metrics"},
     {"codecs"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from qtool.cli.options import print_json
+from qtool.cli.options import finite_json, print_json
 from qtool.model import Json
 from qtool.quant.coverage import NodeCoverage, Share
 from qtool.quant.encodings import Encoding
@@ -26,7 +26,7 @@ def show(found: Inspection | Description | Comparison, paths: Sequence[str], as_
     """Write what was found to standard output, as text or as one JSON object."""
     facts = _file_facts(paths[0]) if isinstance(found, Inspection) else {}
     if as_json:
-        print_json({**facts, **_finite(found.to_json())})
+        print_json({**facts, **finite_json(found.to_json())})
         return
     for key, value in facts.items():
         click.echo(f"{key}: {value}")
@@ -125,15 +125,6 @@ def _file_facts(path: str) -> dict[str, Json]:
     kind = Path(path).suffix.lower().lstrip(".") or "qtm"
     facts: dict[str, Json] = {"file": path, "format": kind}
     return facts | ({"file_bytes": os.path.getsize(path)} if path != "-" else {})
-
-
-def _finite(value: Json) -> Json:
-    """Return a JSON value without NaN and infinities, which JSON does not have: null instead."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _graph_lines(found: Inspection) -> Iterator[str]:

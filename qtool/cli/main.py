@@ -29,6 +29,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "verify": "Compare the native runtime with onnxruntime, layer by layer.",
     "bench": "Time the native runtime beside onnxruntime.",
     "inspect": "Show what is in a model.",
+    "report": "Write one HTML page about a model: size, accuracy, the error of each layer.",
 }
 
 CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE ended

@@ -64,7 +64,7 @@ def evaluate(
     sessions = [session_of(model, threads=1)]
     if reference is not None:
         sessions.append(RUNTIMES[REFERENCE_RUNTIME](reference, threads=1))
-    task = _look(data, sessions, metric, target, output)
+    task = task_for(data, sessions, metric, target, output)
     if max_drop is not None:
         check_droppable(task)
     found: dict[int, list[Scores]] = {}
@@ -157,14 +157,18 @@ def check_droppable(task: Task) -> None:
         )
 
 
-def _look(
+def task_for(
     data: Samples,
     sessions: Sequence[Runner],
     metric: str | None,
     target: str | None,
     output: str | None,
 ) -> Task:
-    """Return the task, after trying the first sample and checking the labels of all."""
+    """Return the task, after trying the first sample and checking the labels of all.
+
+    Raises:
+        UsageError, DataError: as evaluate does.
+    """
     sample = data[0] if data.n is not None else next(iter(data))
     outputs = [session.run(sample.feeds) for session in sessions]
     reference = outputs[1] if len(outputs) > 1 else None

@@ -75,8 +75,8 @@ def verify(
     samples, found_outputs = _outputs(trio, data, threads, progress)
     outputs = output_reports(model, found_outputs)
     layers = layers_of(model)
-    names = {} if reference is None else _float_names(layers, reference)
-    windows = _windows(layers, model, window_bytes // (threads * data.batch))
+    names = {} if reference is None else float_names(layers, reference)
+    windows = windows_of(layers, model, window_bytes // (threads * data.batch))
     sums: dict[str, Sums] = {}
     for number, window in enumerate(windows, 1):
         trio = _trio(model, reference, window, names)
@@ -129,7 +129,7 @@ def _trio(
     )  # fmt: skip
 
 
-def _float_names(layers: Iterable[Layer], reference: Model) -> dict[str, str]:
+def float_names(layers: Iterable[Layer], reference: Model) -> dict[str, str]:
     """Return the reference's tensor of each layer that it has one for."""
     graph = reference.graph
     known = {v.name for v in graph.inputs} | {v.name for node in graph for v in node.outputs}
@@ -137,7 +137,8 @@ def _float_names(layers: Iterable[Layer], reference: Model) -> dict[str, str]:
     return {name: found[0] for name, found in matches.items() if found}
 
 
-def _windows(layers: Sequence[Layer], model: Model, n_bytes: int) -> list[list[Layer]]:
+def windows_of(layers: Sequence[Layer], model: Model, n_bytes: int) -> list[list[Layer]]:
+    """Return the layers in groups that hold about n_bytes at a time."""
     known = shapes(model, assume=GUESS)
     windows: list[list[Layer]] = []
     left = 0

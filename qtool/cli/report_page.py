@@ -1,0 +1,113 @@
+"""How `qtool report` makes its page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from qtool.cli import console, options, shell
+from qtool.errors import QtoolError, UsageError
+
+ENDINGS = (".html", ".htm")
+log = logging.getLogger("qtool")
+
+
+def check(output: str, as_json: bool) -> None:
+    """Check, before anything is read, that the page can be made and written there."""
+    from qtool.formats.atomic import check_target
+    from qtool.page import check_libraries
+
+    options.check_json(as_json, output)
+    if output != "-":
+        if Path(output).suffix.lower() not in ENDINGS:
+            raise UsageError(f"{output}: a report is a page; name it .html")
+        check_target(output)
+    check_libraries()
+
+
+def write(
+    input_: str,
+    reference: str | None,
+    output: str,
+    *,
+    sampling: dict[str, Any],
+    labels: str | None,
+    curve: str | None,
+    as_json: bool,
+    metric: str | None,
+    target: str | None,
+    output_name: str | None,
+    **rest: Any,
+) -> None:
+    """Load, measure, and write the page."""
+    check(output, as_json)
+    from qtool import formats
+    from qtool.page import render
+    from qtool.page.content import Page
+    from qtool.page.curve import read_curve
+    from qtool.stages.evaluate import check_request, samples_for
+    from qtool.stages.report import report
+    from qtool.stages.run import read_labels
+
+    check_request(metric, target, reference=reference is not None,
+                  preprocess=sampling["preprocess"])  # fmt: skip
+    names = () if labels is None else read_labels(labels)
+    drawn = None if curve is None else read_curve(curve)
+    has_data = sampling["data"] is not None or sampling["random"]
+    if not has_data and (metric or target or output_name):
+        raise UsageError("--metric, --target and --output-name are about samples: give --data")
+    alone = [f"--{key}" for key in ("preprocess", "samples", "shuffle") if sampling[key]]
+    if not has_data and alone:
+        raise UsageError(f"{alone[0]} is about samples: give them with --data")
+    model = formats.load(input_)
+    other = None if reference is None else formats.load(reference)
+    data = None
+    if has_data:
+        data = samples_for(model, other, metric=metric, target=target, **sampling)
+    found = report(
+        model, reference=other, data=data, metric=metric, target=target, output=output_name,
+        progress=console.track, **rest,
+    )  # fmt: skip
+    page = Page(
+        found,
+        name=_name(input_),
+        reference_name="" if reference is None else _name(reference),
+        file_bytes=_bytes(input_),
+        reference_bytes=None if reference is None else _bytes(reference),
+        labels=names,
+        script=shell.script(found.inspection.history, found.inspection.preprocess, _name(input_)),
+        source=model.source,
+        curve=drawn,
+    )
+    _save(render(page).encode("utf-8", "replace"), output)
+    if as_json:
+        options.print_json(options.finite_json(found.to_json()))
+
+
+def _name(path: str) -> str:
+    return "model.qtm" if path == "-" else Path(path).name
+
+
+def _bytes(path: str) -> int | None:
+    """Return the size of a file, with the external data that may lie beside an .onnx."""
+    return None if path == "-" else os.path.getsize(path)
+
+
+def _save(content: bytes, output: str) -> None:
+    from qtool.formats.atomic import replacing
+
+    if output != "-":
+        with replacing(output) as file:
+            file.write(content)
+        log.info("wrote %s: %d KB; open it in a browser", output, len(content) // 1000)
+        return
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise QtoolError(f"cannot write standard output: {error.strerror or error}") from error
