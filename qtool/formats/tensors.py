@@ -61,16 +61,6 @@ class StoredTensor(ir.LazyTensor):
         """The same for two tensors whose bytes are the same ones."""
         return id(self._data.obj), self._start, self._length
 
-    @property
-    def stored_bytes(self) -> int:
-        """The number of bytes in the file."""
-        return self._length
-
-    @property
-    def links(self) -> Sequence[codecs.Link]:
-        """The codecs that the bytes went through, the first applied first."""
-        return self._links
-
     def check(self) -> None:
         """Check the stored bytes against their checksum, once."""
         if self._checked:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool import codecs
 from qtool.formats.tensors import StoredTensor
 from qtool.model import Model, array, attribute, constant, dtype_name
 from qtool.qparams import DTYPES
@@ -204,8 +203,5 @@ def stored_bytes(tensor: ir.TensorProtocol) -> int:
 
 
 def codec_of(tensor: ir.TensorProtocol) -> str:
-    """Return the names of the codecs of a constant, the first applied first: codebook+huffman."""
-    if not isinstance(tensor, StoredTensor):
-        return "raw"
-    names = {codec.id: name for name, codec in codecs.CODECS.items()}
-    return "+".join(names.get(link["id"], str(link["id"])) for link in tensor.links)
+    """Return the names of the codecs of a constant: "raw", "rans", "codebook(raw, huffman)"."""
+    return tensor.chain() if isinstance(tensor, StoredTensor) else "raw"

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 from quant.graphs import conv_net, model_of
@@ -158,8 +159,9 @@ def test_a_history_is_a_script_of_commands_that_exist():
         ["qtool", "quantize", "--input", "step2.qtm", "--per-tensor", "--exclude", "x*",
          "--exclude", "$(rm y)", "--output", "q.onnx"],
     ]  # fmt: skip
+    group = click.Context(qtool, info_name="qtool", **qtool.context_settings)
     for words in typed:
-        qtool.get_command(None, words[1]).make_context(words[1], words[2:])
+        qtool.get_command(group, words[1]).make_context(words[1], words[2:], parent=group)
 
 
 def test_a_step_that_this_qtool_does_not_know_stays_a_comment():
