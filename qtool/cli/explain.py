@@ -1,9 +1,9 @@
-"""What inspect says about why and how much: the sensitivity of layers."""
+"""What inspect says about why and how much: sensitivity, costs, and hazards of layers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,22 +13,116 @@ from qtool.errors import UsageError
 
 if TYPE_CHECKING:
     from qtool.model import Model
+    from qtool.quant.pair_sums import Hazard
+    from qtool.stages.costs import Costs, LayerCost
     from qtool.stages.sensitivity import LayerSensitivity, Sensitivity
 
 HEAD = (
     "noise ", "layer", "op", "weights reads gives", "alone ", "measured ", "at outputs ",
     "cumulative ", "measured ", "cause",
 )  # fmt: skip
+FORMS = {
+    "now": "as it is",
+    "float": "in float",
+    "int8": "in int8",
+    "packed": "int8, weights packed",
+}
+COST_HEAD = (
+    "layer", "op", "form", "MACs ", "bytes ", "MACs/byte ", "bound by", "us ", "float ", "int8 ",
+    "packed ", "uJ ", "float ", "int8 ", "packed ",
+)  # fmt: skip
+HAZARD_HEAD = ("", "layer", "channels ", "largest sum ", "largest activation")
 
 
-def check(sensitivity: bool, given: Mapping[str, Any], others: bool) -> None:
-    """Fail on options that go only with --sensitivity, or not with it."""
-    if sensitivity and others:
-        raise click.UsageError("--sensitivity goes without --tensor, --tensors and --diff")
+def check(views: list[str], given: Mapping[str, Any], others: bool) -> None:
+    """Fail on views that do not go together, and options that go only with --sensitivity."""
+    if len(views) > 1:
+        raise click.UsageError(f"--{views[0]} and --{views[1]} are two views; give one of them")
+    if views and others:
+        raise click.UsageError(f"--{views[0]} goes without --tensor, --tensors and --diff")
     for name in ("reference", "data", "random", "exclude_file"):
-        if given[name] and not sensitivity:
+        if given[name] and "sensitivity" not in views:
             option = "--exclude-from" if name == "exclude_file" else f"--{name}"
             raise click.UsageError(f"{option} goes with --sensitivity")
+
+
+def show_costs(model: Model, dims: Mapping[str, int], as_json: bool) -> None:
+    """Write what the layers of a model take to standard output."""
+    from qtool.stages.costs import costs
+
+    found = costs(model, dims=dims)
+    _write(found.to_json() if as_json else cost_lines(found))
+
+
+def show_hazards(model: Model, as_json: bool) -> None:
+    """Write where AVX2 would saturate to standard output."""
+    from qtool.quant.pair_sums import hazards
+
+    found = hazards(model)
+    _write({"layers": [h.to_json() for h in found]} if as_json else hazard_lines(found))
+
+
+def _write(found: Any) -> None:
+    if isinstance(found, dict):
+        options.print_json(found)
+        return
+    for line in found:
+        click.echo(line)
+
+
+def cost_lines(found: Costs) -> Iterator[str]:
+    """Yield the lines of the costs: the machine, totals, and tables, the slowest layer first."""
+    from qtool.cli.inspect_text import table
+
+    m = found.machine
+    yield f"peak: {m.integer_gmacs:.0f} GMAC/s in integers, {m.float_gmacs:.0f} in float, one core"
+    yield f"bandwidth: {m.cache_gb:.0f} GB/s within the cache, {m.memory_gb:.1f} of memory"
+    if found.assumed_dim is not None:
+        yield f"assumed_dim: {found.assumed_dim}"
+    for form, text in FORMS.items():
+        ms, uj = found.total(form)
+        size = found.weight_bytes[form]
+        yield f"total {text}: at least {ms:.3f} ms, {uj:.0f} uJ, {size:,.0f} bytes of weights"
+    layers = sorted(found.layers, key=lambda layer: -layer.ms["now"])
+    yield from table(COST_HEAD, (_cost_row(layer) for layer in layers if layer.macs))
+    for island in found.islands:
+        yield (
+            f"island {', '.join(island.nodes)}: at least {1e3 * island.ms:.1f} us, in integers "
+            f"{1e3 * island.integer_ms:.1f} us"
+        )
+    for grid in found.grids:
+        yield (
+            f"unfused {grid.op} of {grid.tensor} beside {grid.beside}: {grid.bytes:,} bytes, at "
+            f"least {1e3 * grid.ms:.1f} us"
+        )
+
+
+def _cost_row(layer: LayerCost) -> tuple[str, ...]:
+    return (
+        layer.name, layer.op, layer.form, f"{layer.macs:,}",
+        f"{layer.weight_bytes + layer.activation_bytes:,}", f"{layer.intensity:.1f}", layer.bound,
+        *(f"{1e3 * layer.ms[form]:.1f}" for form in FORMS),
+        *(f"{layer.uj[form]:.1f}" for form in FORMS),
+    )  # fmt: skip
+
+
+def hazard_lines(found: Sequence[Hazard]) -> Iterator[str]:
+    """Yield the lines of hazards, the layer of most channels first."""
+    from qtool.cli.inspect_text import table
+
+    bad = [h for h in found if h.channels]
+    channels, whole = sum(len(h.channels) for h in bad), sum(h.n_channels for h in found)
+    yield f"layers: {len(bad)} of {len(found)} can saturate int16 sums of two products"
+    yield f"channels: {channels} of {whole}"
+    rows = (
+        (
+            "hazard", h.name, f"{len(h.channels)}/{h.n_channels}", str(h.worst),
+            f"{h.largest_activation}{'' if h.calibrated else ' (not calibrated)'}",
+        )
+        for h in sorted(bad, key=lambda h: -len(h.channels))
+    )  # fmt: skip
+    if bad:
+        yield from table(HAZARD_HEAD, rows)
 
 
 def show_sensitivity(model: Model, given: dict[str, Any], as_json: bool) -> None:
@@ -47,11 +141,7 @@ def show_sensitivity(model: Model, given: dict[str, Any], as_json: bool) -> None
     found = sensitivity(model, reference=other, data=data, threads=threads, progress=track)
     if path is not None:
         write_text(path, found.exclude_file())
-    if as_json:
-        options.print_json(found.to_json())
-        return
-    for line in lines(found):
-        click.echo(line)
+    _write(found.to_json() if as_json else lines(found))
 
 
 def lines(found: Sensitivity) -> Iterator[str]:

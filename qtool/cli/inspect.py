@@ -34,10 +34,23 @@ from qtool.cli import explain, options
     help="With --sensitivity: write the layers that make half of the noise, for "
     "quantize --exclude-from.",
 )
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="Show what each layer takes: MACs, bytes, time at this machine's roofline, "
+    "energy; and the Q/DQ pairs that do not fuse.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["avx2"]),
+    help="Show where this instruction set would saturate sums of two products.",
+)
 @options.threads_option
 @options.json_option
 @options.verbosity_options
-def inspect(models, input_, tensors, tensor, diff, dims, as_json, sensitivity, **rest):
+def inspect(
+    models, input_, tensors, tensor, diff, dims, as_json, sensitivity, cost, target, **rest
+):
     """Show what is in a model: ops, sizes, MACs, qparams, coverage, history.
 
     MACs are multiply-accumulates of one run. One fact per line, for grep.
@@ -55,7 +68,8 @@ def inspect(models, input_, tensors, tensor, diff, dims, as_json, sensitivity, *
         raise click.UsageError("--tensor goes without --tensors and --diff")
     for path in paths:
         options.check_ending(path)
-    explain.check(sensitivity, rest, diff or tensors or tensor is not None)
+    views = ["sensitivity"] * sensitivity + ["cost"] * cost + ["target"] * bool(target)
+    explain.check(views, rest, diff or tensors or tensor is not None)
     from qtool import formats
     from qtool.cli.inspect_text import show
     from qtool.stages.compare import compare
@@ -65,6 +79,10 @@ def inspect(models, input_, tensors, tensor, diff, dims, as_json, sensitivity, *
     loaded = [formats.load(path) for path in paths]
     if sensitivity:
         explain.show_sensitivity(loaded[0], rest, as_json)
+    elif cost:
+        explain.show_costs(loaded[0], dims, as_json)
+    elif target:
+        explain.show_hazards(loaded[0], as_json)
     elif diff:
         show(compare(*loaded, dims=dims), paths, as_json)
     elif tensor is not None:

@@ -182,10 +182,10 @@ def _facts(node: ir.Node, rule: Rule) -> _Facts:
         qparams = read_qparams(producer)
         if constant(producer.inputs[0]) is None and qparams is not None:
             inputs[index] = qparams
-    weight = None if at is None else _quantized(node.inputs[at])
+    weight = None if at is None else quantized_weight(node.inputs[at])
     bias = None
     if rule.bias is not None and len(node.inputs) > rule.bias:
-        bias = _quantized(node.inputs[rule.bias])
+        bias = quantized_weight(node.inputs[rule.bias])
     return _Facts(inputs, weight, bias, _output_qparams(node))
 
 
@@ -196,7 +196,7 @@ def _output_qparams(node: ir.Node) -> QParams | None:
     return read_qparams(readers[0]) if readers else None
 
 
-def _quantized(value: ir.Value | None) -> QuantizedWeight | None:
+def quantized_weight(value: ir.Value | None) -> QuantizedWeight | None:
     """Return what a DequantizeLinear gives of a constant; None for anything else."""
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != DEQUANTIZE:

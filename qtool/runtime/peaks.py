@@ -12,6 +12,7 @@ from qtool import _native
 
 SECONDS = 0.05
 CACHED_BYTES = 512 << 10  # as the activations between two ops: they stay in the second cache
+MEMORY_BYTES = 64 << 20  # beyond what one core keeps in its caches
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ def measure(threads: int = 1) -> Peaks:
     return Peaks(gmacs, sum(copies))
 
 
-def _copy_rate() -> float:
-    source = np.ones(CACHED_BYTES // 2, np.uint8)
-    target = np.empty_like(source)
+def memory_rate() -> float:
+    """Return 1e9 bytes per second read and written, of a copy that no cache of one core holds."""
+    return _copy_rate(MEMORY_BYTES)
+
+
+def _copy_rate(n_bytes: int = CACHED_BYTES) -> float:
+    source = np.ones(n_bytes // 2, np.uint8)
+    target = np.zeros_like(source)
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
         np.copyto(target, source)
         best = min(best, time.perf_counter() - start)
-    return CACHED_BYTES / best / 1e9
+    return n_bytes / best / 1e9

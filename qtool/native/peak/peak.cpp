@@ -42,6 +42,15 @@ void run_avxvnni(int64_t steps) noexcept { QTOOL_LOOP(QTOOL_STEP); }
 void run_avx512vnni(int64_t steps) noexcept { QTOOL_LOOP(QTOOL_STEP); }
 #undef QTOOL_STEP
 
+// Multiply-accumulates of float32: the peak that float layers have.
+#define QTOOL_STEP(i) "vfmadd231ps %%ymm15, %%ymm14, %%ymm" #i "\n\t"
+void run_fma_avx2(int64_t steps) noexcept { QTOOL_LOOP(QTOOL_STEP); }
+#undef QTOOL_STEP
+
+#define QTOOL_STEP(i) "vfmadd231ps %%zmm15, %%zmm14, %%zmm" #i "\n\t"
+void run_fma_avx512(int64_t steps) noexcept { QTOOL_LOOP(QTOOL_STEP); }
+#undef QTOOL_STEP
+
 // What ldtilecfg reads.
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -80,6 +89,7 @@ bool has_avxvnni() noexcept { return supports(Isa::kAvxVnni); }
 bool has_avx512vnni() noexcept {
   return supports(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
 }
+bool has_avx512() noexcept { return supports(Isa::kAvx512); }
 bool has_amx() noexcept { return supports(Isa::kAmx); }
 
 const Peak kPeaks[] = {
@@ -87,6 +97,8 @@ const Peak kPeaks[] = {
     {"avx512vnni", &has_avx512vnni, kChains * 64, &run_avx512vnni},
     {"avxvnni", &has_avxvnni, kChains * 32, &run_avxvnni},
     {"avx2", &has_avx2, kChains * 16, &run_avx2},
+    {"fma-avx512", &has_avx512, kChains * 16, &run_fma_avx512},
+    {"fma-avx2", &has_avx2, kChains * 8, &run_fma_avx2},
 };
 constexpr int kPeakCount = sizeof(kPeaks) / sizeof(kPeaks[0]);
 
