@@ -126,15 +126,16 @@ def quantize(x: npt.ArrayLike, qparams: QParams) -> Int32:
     """Return saturate(round_half_even(x / scale) + zero_point) as int32, eq. 2.
 
     The division is float32, as in ONNX QuantizeLinear. Infinities saturate. NaN, which ONNX leaves
-    open, gives the smallest integer, as onnxruntime does on x86-64.
+    open, counts as 0: it gives the zero point.
     """
     array = np.asarray(x, np.float32)
     scale, zero = broadcast(qparams, array.ndim)
     low, high = qparams.limits
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.rint(array / scale)
-    # Clipped before the sum, so that it is exact; fmax takes the number where steps is NaN.
-    steps = np.fmin(np.fmax(steps, (low - zero).astype(np.float32)), high - zero)
+    steps = np.where(np.isnan(steps), np.float32(0), steps)
+    # Clipped before the sum, so that it is exact.
+    steps = np.minimum(np.maximum(steps, (low - zero).astype(np.float32)), high - zero)
     return np.asarray(steps + zero, np.int32)
 
 

@@ -317,7 +317,9 @@ def quantize(draw, rng):
     shape = (draw(BATCH), draw(CHANNELS), draw(st.integers(1, 20)), draw(st.integers(1, 20)))
     x = (rng.normal(size=shape) * 90 * p.scale).astype(np.float32)
     odd = rng.random(shape) < 0.05
-    x[odd] = rng.choice(np.float32([0.0, -0.0, 3e38, -3e38, 1e-42, np.inf, -np.inf]), odd.sum())
+    x[odd] = rng.choice(
+        np.float32([0.0, -0.0, 3e38, -3e38, 1e-42, np.inf, -np.inf, np.nan]), odd.sum()
+    )
     ties = rng.random(shape) < 0.1
     x[ties] = (rng.integers(-300, 300, ties.sum()) + 0.5).astype(np.float32) * p.scale
     graph = Graph()

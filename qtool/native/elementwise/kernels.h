@@ -8,14 +8,14 @@
 
 namespace qtool {
 
-// y = clamp(round(real) + zero_point, low, high): the end of every integer op; NaN gives low.
+// y = clamp(round(real) + zero_point, low, high): the end of every integer op.
 struct Rounding {
   int32_t zero_point, low, high;
 };
 
 struct QuantizeArgs {
   const float* x;  // (n,)
-  uint8_t* y;      // (n,) = x / scale, rounded
+  uint8_t* y;      // (n,) = x / scale, rounded; NaN counts as 0
   int64_t n;
   float scale;
   Rounding rounding;

@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kBlock = 256;  // pixels that are quantized before their planes are interleaved
 
 // Clipping before rounding changes nothing, for the bounds are integers. NaN fails both
-// comparisons.
+// comparisons, and gives low.
 static inline uint8_t rounded(float real, float low, float high, int32_t zero_point) {
   const float above = low < real ? real : low;
   const float inside = above < high ? above : high;
@@ -36,7 +36,8 @@ static void quantize(const QuantizeArgs& args) noexcept {
   const QuantizeArgs a = args;
   const Bounds bounds(a.rounding);
   for (int64_t i = 0; i < a.n; ++i) {
-    a.y[i] = rounded(a.x[i] / a.scale, bounds.low, bounds.high, a.rounding.zero_point);
+    const float real = a.x[i] / a.scale, steps = real == real ? real : 0.0f;
+    a.y[i] = rounded(steps, bounds.low, bounds.high, a.rounding.zero_point);
   }
 }
 

@@ -2,7 +2,7 @@
 // the range of x widened to hold 0, as ONNX DynamicQuantizeLinear has them.
 //
 // scale is 1 where x is all 0, and where the range is not finite. NaN does not count for the range
-// and becomes 0.
+// and becomes the zero point.
 //
 // outputs  y uint8 like x; scale float32 (1,); zero_point uint8 (1,)
 #include <cmath>

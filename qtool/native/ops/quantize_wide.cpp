@@ -4,7 +4,7 @@
 //   y[o][c][i] = saturate(round(x[o][c][i] / scale[c]) + zero[c])
 //   y[o][c][i] = float32(x[o][c][i] - zero[c]) * scale[c]
 //
-// NaN becomes the smallest integer. A scale of 0 divides as IEEE has it.
+// NaN becomes the zero point. A scale of 0 divides as IEEE has it.
 //
 // inputs   x; scale float32 (n,); zero (n,) of the integers' type, or absent for 0
 // ints     outer, n, inner
@@ -71,8 +71,8 @@ class QuantizeWide final : public Op {
       const auto low = float(std::numeric_limits<T>::min() - zero);
       const auto high = float(std::numeric_limits<T>::max() - zero);
       for (int64_t i = first; i < last; ++i) {
-        const float real = x[i] / scale;
-        const float above = low < real ? real : low;  // low for NaN
+        const float any = x[i] / scale, real = any == any ? any : 0.0f;
+        const float above = low < real ? real : low;
         const float inside = above < high ? above : high;
         y[i] = T(int32_t(std::lrint(inside)) + zero);
       }
