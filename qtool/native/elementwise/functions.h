@@ -92,6 +92,12 @@ static inline float gelu_tanh_of(float x) {
   return 0.5f * x * (1.0f + tanh_of(0.79788456080286536f * (x + 0.044715f * x * x * x)));
 }
 
+// x tanh(log(1 + e^x)) = x w / (w + 2), with w = e^x (e^x + 2)
+static inline float mish_of(float x) {
+  const float e = exp_of(x > 20 ? 20 : x), w = e * (e + 2);
+  return x * (w / (w + 2));
+}
+
 static inline float clipped(float x, float low, float high) {
   const float above = x < low ? low : x;
   return high < above ? high : above;
@@ -153,7 +159,7 @@ static inline float apply(float x, float alpha, float beta) {
     case FloatFunction::kCos:
       return std::cos(x);
     case FloatFunction::kMish:
-      return x * tanh_of((x > 0 ? x : 0) + std::log1p(exp_of(-std::fabs(x))));
+      return mish_of(x);
     case FloatFunction::kSelu:
       return beta * (x > 0 ? x : alpha * (exp_of(x) - 1));
     case FloatFunction::kCelu:
