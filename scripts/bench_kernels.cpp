@@ -90,7 +90,7 @@ struct Case {
   size_t y_bytes() const { return size_t(args.pixels()) * size_t(args.out_c); }
 
   void run(const ConvVariant& variant) {
-    const ConvCall call{&args, packed.data(), x, nullptr, y, scratch};
+    const ConvCall call{&args, packed.data(), x, nullptr, y, scratch, nullptr};
     variant.run(call, 0, variant.units(args));
   }
 

@@ -120,6 +120,8 @@ void run_parts(const ConvVariant& variant, qtool::ConvCall call, int parts) {
   const int64_t units = variant.units(*call.args);
   Memory scratch(variant.scratch_bytes(*call.args));
   call.scratch = scratch.data();
+  int64_t held = -1;
+  call.held = &held;
   for (int64_t part = parts; part-- > 0;) {
     variant.run(call, units * part / parts, units * (part + 1) / parts);
   }

@@ -40,6 +40,7 @@ struct ConvCall {
   const uint8_t* residual;  // (n, out_h, out_w, out_c), null when there is none
   void* y;
   uint8_t* scratch;  // of this thread, scratch_bytes(), aligned to 64
+  int64_t* held;     // the block of x whose copy scratch holds, -1 at first; or null
 };
 
 // A way to compute it. Work is units() equal parts, of pixels or channels as it likes, that

@@ -7,6 +7,7 @@ namespace qtool {
 namespace {
 
 constexpr int64_t kFarWeights = 768 << 10, kFarBlock = 512 << 10, kNearBlock = 40 << 10;
+constexpr int64_t kLeastChannels = 128;  // for each thread that shares them
 constexpr int64_t kLeastPixels = 96;  // of a block, for what reading weights from the cache costs
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -27,6 +28,14 @@ void cut_segments(const ConvArgs& a, ConvPlan& p) noexcept {
 
 int64_t block_row_bytes(const ConvPlan& p) noexcept { return p.row_w * p.pitch; }
 
+// Whether threads had better share the channels than the pixels: each then reads all of x, but only
+// its part of the weights.
+bool shares_channels(const ConvArgs& a) noexcept {
+  const int64_t x_bytes = int64_t{a.n} * a.in_h * a.in_w * a.in_c;
+  return a.threads > 1 && a.out_c >= kLeastChannels * a.threads &&
+         int64_t{a.out_c} * a.depth() > x_bytes;
+}
+
 // While weights fit the second cache, blocks whose input and output fit the first one, so that each
 // is read or written there by all panels; else blocks as large as the second one takes, because
 // weights then come from afar. Copied blocks have some lines at least: borders are copied twice.
@@ -34,7 +43,9 @@ int64_t best_lines(const ConvArgs& a, const ConvPlan& p) noexcept {
   const int64_t x_bytes = p.flat ? p.step : block_row_bytes(p) * a.stride_h;
   const int64_t y_bytes =
       int64_t{a.out_c} * (a.epilogue.float_output ? 4 : 1) * (p.flat ? 1 : p.line);
-  if (int64_t{a.out_c} * a.depth() > kFarWeights) return std::max<int64_t>(1, kFarBlock / x_bytes);
+  if (int64_t{a.out_c} * a.depth() > kFarWeights || shares_channels(a)) {
+    return std::max<int64_t>(1, kFarBlock / x_bytes);
+  }
   const int64_t least_pixels = ceil_div(kLeastPixels, p.flat ? 1 : p.line);
   const int64_t overlap = p.copied ? 3 * std::max<int64_t>(0, p.window_h - a.stride_h) : 0;
   return std::max({int64_t{1}, kNearBlock / (x_bytes + y_bytes), least_pixels, overlap});
@@ -44,7 +55,9 @@ int64_t best_lines(const ConvArgs& a, const ConvPlan& p) noexcept {
 void cut_blocks(const ConvArgs& a, int32_t tile_pixels, ConvPlan& p) noexcept {
   const int64_t lines = p.flat ? a.pixels() : a.out_h;
   int64_t n = ceil_div(lines, std::min(lines, best_lines(a, p)));
-  if (int64_t{a.out_c} * a.depth() <= kFarWeights) n = ceil_div(n, a.threads) * a.threads;
+  if (int64_t{a.out_c} * a.depth() <= kFarWeights && !shares_channels(a)) {
+    n = ceil_div(n, a.threads) * a.threads;
+  }
   int64_t block = ceil_div(lines, std::min(n, lines));
   if (p.flat) block = ceil_div(block, tile_pixels) * tile_pixels;
   p.block_lines = int32_t(std::min(block, lines));
@@ -145,7 +158,10 @@ ConvBlock open_block(const ConvCall& call, const ConvPlan& p, int64_t index,
   block.line_step = a.stride_h * block_row_bytes(p);
   const int64_t top = line * a.stride_h - a.pad_top;
   if (p.copied) {
-    copy_rows(call, p, image, top, rows_read(a, p, block.n_lines), copy);
+    if (call.held == nullptr || *call.held != index) {
+      copy_rows(call, p, image, top, rows_read(a, p, block.n_lines), copy);
+    }
+    if (call.held != nullptr) *call.held = index;
     block.x = copy;
   } else {
     block.x = call.x + (image * a.in_h + top) * block_row_bytes(p);

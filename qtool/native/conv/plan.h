@@ -46,7 +46,7 @@ struct ConvBlock {
   int64_t line_step;
 };
 
-// Copies what the block needs to `copy` if the plan says so.
+// Copies what the block needs to `copy` if the plan says so, unless call.held knows it there.
 ConvBlock open_block(const ConvCall& call, const ConvPlan& plan, int64_t index,
                      uint8_t* copy) noexcept;
 

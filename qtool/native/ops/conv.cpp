@@ -144,27 +144,35 @@ class Conv final : public Op {
     variant_->pack(a, packed_.data());
     a.w = nullptr;
     units_ = variant_->units(a);
-    scratch_bytes_ = variant_->scratch_bytes(a);
-    const double macs = double(a.pixels()) * a.out_c * a.depth();
-    grain_ = std::max<int64_t>(1, int64_t(double(units_) * kLeastMacs / macs));
+    held_at_ = (variant_->scratch_bytes(a) + 63) / 64 * 64;
+    cycles_ = variant_->cycles(a);
+    grain_ = std::max<int64_t>(1, int64_t(double(units_) * kLeastCycles / cycles_));
   }
 
   void run(const Run& run) const noexcept override {
-    ConvCall call{&args_, packed_.data(), run.at<uint8_t>(x_), nullptr, run.at<void>(y_), nullptr};
+    ConvCall call{&args_,  packed_.data(), run.at<uint8_t>(x_), nullptr, run.at<void>(y_),
+                  nullptr, nullptr};
     if (residual_ >= 0) call.residual = run.at<uint8_t>(residual_);
+    for (int i = 0; i < run.pool->threads(); ++i) *held(run, i) = -1;
     run.pool->split(units_, grain_, [&](int64_t begin, int64_t end, int thread) {
       ConvCall part = call;
       part.scratch = run.scratch + size_t(thread) * run.scratch_pitch;
+      part.held = held(run, thread);
       variant_->run(part, begin, end);
     });
   }
 
   const char* kernel() const noexcept override { return variant_->name; }
-  size_t scratch_bytes() const noexcept override { return scratch_bytes_; }
+  size_t scratch_bytes() const noexcept override { return held_at_ + sizeof(int64_t); }
   size_t packed_bytes() const noexcept override { return packed_.size(); }
+  double cycles() const noexcept override { return cycles_; }
 
  private:
-  static constexpr double kLeastMacs = 1e5;  // per thread: under a microsecond, not worth waking
+  static constexpr double kLeastCycles = 5000;  // of a part: handing it over takes some hundreds
+
+  int64_t* held(const Run& run, int thread) const noexcept {
+    return reinterpret_cast<int64_t*>(run.scratch + size_t(thread) * run.scratch_pitch + held_at_);
+  }
 
   void read_constants(const OpView& op) {
     ConvArgs& a = args_;
@@ -197,7 +205,8 @@ class Conv final : public Op {
   const ConvVariant* variant_;
   Memory packed_;
   int64_t units_, grain_;
-  size_t scratch_bytes_;
+  size_t held_at_;  // in scratch memory
+  double cycles_;
 };
 
 }  // namespace

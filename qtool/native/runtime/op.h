@@ -39,6 +39,10 @@ class Op {
   virtual size_t scratch_bytes() const noexcept { return 0; }
 
   virtual size_t packed_bytes() const noexcept { return 0; }
+
+  // An estimate of what run() takes on one thread, 0 where nothing better is known than the bytes
+  // that it touches.
+  virtual double cycles() const noexcept { return 0; }
 };
 
 // One record while its op is made.

@@ -8,9 +8,21 @@ namespace {
 
 constexpr int kMostThreads = 1024;
 
+// Of a run on one thread: waking others takes tens of microseconds.
+constexpr double kLeastCyclesToWake = 150e3;
+
 double now() noexcept {
   using std::chrono::steady_clock;
   return std::chrono::duration<double>(steady_clock::now().time_since_epoch()).count();
+}
+
+double estimated_cycles(const Op& op, const Program& program, const OpRecord& record) {
+  if (op.cycles() > 0) return op.cycles();
+  double bytes = 0;
+  for (const auto* ids : {&record.inputs, &record.outputs}) {
+    for (int32_t id : *ids) bytes += id < 0 ? 0 : double(program.tensors[size_t(id)].bytes);
+  }
+  return 300 + bytes / 8;
 }
 
 int checked_threads(int threads) {
@@ -36,6 +48,7 @@ Session::Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads)
                          (name == nullptr ? "unknown" : name) + "): " + error.what());
     }
     opcodes_.push_back(record.opcode);
+    cycles_ += estimated_cycles(*ops_.back(), program, record);
     scratch_bytes = std::max(scratch_bytes, ops_.back()->scratch_bytes());
     view.mark_constants_read_by_run(kept);
   }
@@ -97,7 +110,13 @@ void Session::run(const void* const* inputs, void* const* outputs, double* op_se
   }
   {
     const std::unique_lock<std::mutex> lock(pool_mutex_, std::try_to_lock);
-    run_ops(*context, lock.owns_lock() ? pool_ : context->alone, op_seconds);
+    if (lock.owns_lock() && pool_.threads() > 1 && cycles_ > kLeastCyclesToWake) {
+      pool_.begin();
+      run_ops(*context, pool_, op_seconds);
+      pool_.end();
+    } else {
+      run_ops(*context, context->alone, op_seconds);
+    }
   }
   give_back(std::move(context));
 }

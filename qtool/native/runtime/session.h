@@ -55,6 +55,7 @@ class Session {
   std::vector<Kind> kinds_;
   Memory constants_;
   size_t arena_bytes_, scratch_pitch_ = 0;
+  double cycles_ = 0;  // of a run on one thread, an estimate
 
   Pool pool_;
   std::mutex pool_mutex_, contexts_mutex_;
