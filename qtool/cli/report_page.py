@@ -75,8 +75,10 @@ def write(
         found,
         name=_name(input_),
         reference_name="" if reference is None else _name(reference),
-        file_bytes=_bytes(input_),
-        reference_bytes=None if reference is None else _bytes(reference),
+        file_bytes=_bytes(input_, found.inspection.weight_bytes),
+        reference_bytes=None
+        if reference is None or found.reference is None
+        else _bytes(reference, found.reference.weight_bytes),
         labels=names,
         script=shell.script(found.inspection.history, found.inspection.preprocess, _name(input_)),
         source=model.source,
@@ -91,9 +93,13 @@ def _name(path: str) -> str:
     return "model.qtm" if path == "-" else Path(path).name
 
 
-def _bytes(path: str) -> int | None:
-    """Return the size of a file, with the external data that may lie beside an .onnx."""
-    return None if path == "-" else os.path.getsize(path)
+def _bytes(path: str, weight_bytes: int) -> int | None:
+    """Return the size of a file, with its weights where an .onnx has them beside it."""
+    if path == "-":
+        return None
+    n_bytes = os.path.getsize(path)
+    outside = path.lower().endswith(".onnx") and weight_bytes > n_bytes
+    return n_bytes + (weight_bytes if outside else 0)
 
 
 def _save(content: bytes, output: str) -> None:

@@ -96,7 +96,7 @@ def context(page: Page) -> dict[str, Any]:
             "cards": plots,
             "histograms": _histograms(found),
             "size": _size(page, kinds),
-            "curve": _curve(page.curve),
+            "curve": _curve(page),
             "worst": _worst(page),
             "script": page.script,
             "made": list(_made(page)),
@@ -365,9 +365,10 @@ def _size(page: Page, kinds: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _curve(curve: Curve | None) -> dict[str, Any] | None:
-    if curve is None:
+def _curve(page: Page) -> dict[str, Any] | None:
+    if page.curve is None:
         return None
+    curve = page.curve.choose(page.file_bytes)
     return {"svg": Markup(curve.svg()), "text": curve.text()}
 
 

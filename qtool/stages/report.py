@@ -153,11 +153,12 @@ def report(
         errors, seen = measure(
             model, reference, layers, data, n_samples=feeds, threads=threads, progress=progress
         )
-        if layers and not errors:
+        if 2 * len(errors) < len(layers):
             notes.append(
-                "No tensor of the model has the name of one of the reference's, so the error "
-                "cannot be followed from layer to layer."
+                f"Only {len(errors)} of {len(layers)} layers have a tensor of the same name in the "
+                "reference: is it the model that this one was made from?"
             )
+            log.warning("%s", notes[-1])
     calibrated = _calibration(model, reference)
     labelled = any(one.label is not None for one in samples.seen)
     return ModelReport(

@@ -32,6 +32,8 @@ MODELS_IN = {  # where a command reads a model: the words before and after its n
     "evaluate": ("evaluate --data d.npz -i", ""),
     "evaluate --reference": ("evaluate -i base.onnx --data d.npz --reference", ""),
     "inspect": ("inspect", ""),
+    "report": ("report -o {out}.html -i", ""),
+    "report --reference": ("report -o {out}.html -i base.onnx --reference", ""),
     "inspect --diff": ("inspect --diff base.onnx", ""),
 }
 WRITERS = {

@@ -154,6 +154,23 @@ def test_a_journal_of_trials_is_drawn(made, tmp_path):
     assert 'id="curve"' in text
 
 
+def test_a_journal_of_tune_is_lines_and_this_model_is_found_by_its_size(made, tmp_path):
+    trial = {"metric": "top1", "unit": "%", "drop_ci95": [-1, 3], "bytes": 10, "drop": 2}
+    lines = [trial, {**trial, "bytes": 20, "drop": 0.5, "drop_ci95": None}]
+    path = tmp_path / "journal.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n{"bytes": 30, "dr')
+
+    curve = read_curve(str(path)).choose(20)
+    text = render(Page(made, "q.onnx", file_bytes=20, curve=curve))
+
+    assert [(p.drop, p.interval, p.chosen) for p in curve.points] == [
+        (2, (-1, 3), False),
+        (0.5, None, True),
+    ]
+    assert "drop of top1, points" in text
+    assert "The large point is this model." in text
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"trials": 3}', b"[" * 10**5])
 def test_a_journal_without_trials_is_refused_in_one_line(tmp_path, content):
     path = tmp_path / "j.json"

@@ -228,6 +228,17 @@ def test_a_reference_of_other_outputs_is_refused(net, int8, data):
         report(int8, reference=other, data=data(int8))
 
 
+def test_a_reference_of_other_layers_is_wondered_at(net, int8, data, caplog):
+    other = conv_net(np.random.default_rng(1))
+    for node in other.graph:
+        for value in node.outputs:
+            value.name = value.name if value.is_graph_output() else f"other_{value.name}"
+
+    found = report(int8, reference=other, data=data(int8))
+
+    assert "is it the model that this one was made from?" in found.notes[0]
+
+
 def test_samples_without_labels_and_reference_leave_the_rest(net, data):
     found = report(net, data=data(net))
 
