@@ -16,6 +16,7 @@ from qtool.registry import lookup
 SOURCES = Path(qtool.__file__).parent
 REGISTRIES = {
     "qtool.codecs": "CODECS",
+    "qtool.compress.pruners": "PRUNERS",
     "qtool.metrics": "METRICS",
     "qtool.passes": "PASSES",
     "qtool.quant.weights": "WEIGHT_METHODS",

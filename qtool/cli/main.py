@@ -21,6 +21,8 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "calibrate": "Run sample data and add the statistics of every tensor.",
     "merge": "Join the statistics of shards.",
     "quantize": "Quantize weights and activations to integers.",
+    "prune": "Make weights zero, and let the others make up for them.",
+    "cluster": "Let weights share few values, so that packing makes them small.",
     "pack": "Save a model with the smallest codecs, losslessly.",
     "unpack": "Save a packed model plain again.",
     "tune": "Search for the smallest or fastest model inside an accuracy budget.",

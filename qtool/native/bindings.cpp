@@ -165,6 +165,7 @@ nb::tuple gram_state(const Gram& gram) {
 }  // namespace
 
 void bind_runtime(nb::module_& module);   // bindings_runtime.cpp
+void bind_compress(nb::module_& module);  // bindings_compress.cpp
 void bind_kernels(nb::module_& module);   // bindings_kernels.cpp
 void bind_peak(nb::module_& module);      // bindings_peak.cpp
 void bind_rounding(nb::module_& module);  // bindings_rounding.cpp
@@ -172,6 +173,7 @@ void bind_codecs(nb::module_& module);    // bindings_codecs.cpp
 
 NB_MODULE(_native, module) {
   bind_runtime(module);
+  bind_compress(module);
   bind_kernels(module);
   bind_peak(module);
   bind_rounding(module);

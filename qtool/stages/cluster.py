@@ -1,0 +1,322 @@
+"""cluster: weights on few values: k-means codebooks, or a grid rounded for its bits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from qtool.compress.budget import allocate, solve
+from qtool.compress.codebook import INITS, Float32, kmeans, share
+from qtool.compress.grid import SLOPE, Grid, to_grid
+from qtool.errors import UnsupportedError, UsageError
+from qtool.formats import packed_size
+from qtool.model import Model, opset
+from qtool.passes.opset import raise_opset
+from qtool.registry import lookup
+from qtool.runtime.trial import check_runs
+from qtool.sizes import tensor_bytes
+from qtool.stages._probe import by_probes, by_variance, variance
+from qtool.stages._weights import Edit, WeightLayer, weight_layers
+from qtool.stages.calibrate import Progress, untracked
+
+log = logging.getLogger("qtool")
+
+METHODS = ("kmeans", "grid")
+MIN_SIZE = 256  # weights; below, a table costs more than it saves
+MAX_BITS = 8.0
+TOLERANCE = 0.004  # of a size that is aimed at
+DEPTHWISE_BITS = 8.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What cluster does; the names are those of the command line."""
+
+    method: str = "kmeans"
+    bits: float | None = None
+    clusters: int | None = None
+    target_ratio: float | None = None
+    init: str = "optimal"
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UsageError: one is unknown, or they contradict each other.
+        """
+        lookup(dict.fromkeys(METHODS), self.method, "method")
+        lookup(INITS, self.init, "init")
+        given = [x for x in (self.bits, self.clusters, self.target_ratio) if x is not None]
+        if len(given) != 1:
+            raise UsageError("give one of --bits, --clusters and --target-ratio")
+        if self.method == "grid" and self.clusters is not None:
+            raise UsageError("--clusters goes with --method kmeans; a grid takes --bits")
+        if self.bits is not None and not 1 <= self.bits <= MAX_BITS:
+            raise UsageError(f"--bits {self.bits:g} is not between 1 and 8")
+        if self.clusters is not None and not 2 <= self.clusters <= 256:
+            raise UsageError(f"--clusters {self.clusters} is not between 2 and 256")
+        if self.target_ratio is not None and not self.target_ratio > 1:
+            raise UsageError(f"--target-ratio {self.target_ratio:g} is not above 1")
+
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not the defaults, for the history."""
+        pairs = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
+        return {n: list(v) if isinstance(v, tuple) else v for n, v, d in pairs if v != d}
+
+
+def cluster(
+    model: Model,
+    *,
+    data: Any = None,
+    threads: int | None = None,
+    progress: Progress = untracked,
+    **options: Any,
+) -> Model:
+    """Return the model with weights that take few values, as `options` (fields of Options) say.
+
+    kmeans: at most 2**bits or `clusters` float32 values a tensor; on a quantized model integers
+    of its grid. grid: int8 with a DequantizeLinear, rounded for the bits that an entropy coder
+    needs. With Gram statistics every weight makes up for the errors of those before it. data
+    (samples) measures how much each layer matters; without, relative output errors count alike.
+
+    Raises:
+        UsageError: an option is unknown or contradicts another.
+        UnsupportedError: there is no weight to share, or not in this form.
+    """
+    chosen = Options(**options)
+    layers = clusterable(model, chosen)
+    sensitivity = sensitivities(model, layers, data, progress)
+    work = Clustering(model, layers, sensitivity, chosen, threads or 1)
+    result = work.best(progress)
+    check_runs(result)
+    return result.then("cluster", chosen.changed())
+
+
+def clusterable(model: Model, options: Options) -> list[WeightLayer]:
+    """Return the layers that are clustered; say what is missing.
+
+    Raises:
+        UnsupportedError: there is none, or a grid is asked for where there is one.
+    """
+    found = weight_layers(model, options.only, options.exclude, min_size=MIN_SIZE)
+    if options.method == "grid":
+        found = [layer for layer in found if layer.integer is None]
+    if not found:
+        raise UnsupportedError(
+            f"no constant weight of {MIN_SIZE} elements or more can be clustered; "
+            "`qtool inspect` shows what is in the model"
+        )
+    blind = sum(not layer.has_gram for layer in found)
+    if blind:
+        log.info(
+            "%d of %d layers have no Gram statistics: their weights are rounded one by one; "
+            "qtool calibrate --gram adds them",
+            blind, len(found),
+        )  # fmt: skip
+    return found
+
+
+def sensitivities(
+    model: Model, layers: Sequence[WeightLayer], data: Any, progress: Progress = untracked
+) -> dict[str, float]:
+    """Return the cost of one unit of output error for each layer, by its name."""
+    usable = data is not None and hasattr(data, "__getitem__") and len(data) > 0
+    floats = [layer for layer in layers if layer.integer is None]
+    found = by_variance(layers)
+    if usable and len(floats) == len(layers):
+        found = by_probes(model, layers, data, progress)
+    return found
+
+
+class Clustering:
+    """One clustering of a model, tried at different budgets."""
+
+    def __init__(
+        self,
+        model: Model,
+        layers: Sequence[WeightLayer],
+        sensitivity: Mapping[str, float],
+        options: Options,
+        threads: int,
+    ) -> None:
+        """Take what stays the same for all budgets."""
+        self._model, self._layers, self._options = model, layers, options
+        self._sensitivity, self._threads = sensitivity, threads
+        self._weights = sum(layer.size for layer in layers)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="qtool-cluster")
+
+    def best(self, progress: Progress = untracked) -> Model:
+        """Return the model that the options ask for."""
+        options = self._options
+        if options.target_ratio is not None:
+            return self.at_size(float_bytes(self._model) / options.target_ratio)
+        if options.method == "grid":
+            return self.at_bits(options.bits or MAX_BITS)
+        return self.shared(options.bits or float(np.log2(options.clusters or 256)))
+
+    def at_size(self, wanted: float) -> Model:
+        """Return the model whose packed file has just under `wanted` bytes."""
+        made: dict[float, Model] = {}
+        sizes: dict[float, int] = {}
+
+        def size(x: float) -> float:
+            made[x] = self.on_grid(2**-x) if grid else self.shared(x)
+            bare = replace(made[x], statistics=None)
+            sizes[x] = packed_size(bare, threads=self._threads)
+            log.debug("%.3f: %d bytes, %d wanted", x, sizes[x], wanted)
+            return float(sizes[x])
+
+        grid = self._options.method == "grid"
+        ratio = wanted * 8 / max(self._weights, 1)
+        start = 2 * ratio + self._offset() if grid else min(max(ratio, 1.0), MAX_BITS)
+        slope = self._weights / 8 / (2 if grid else 1)
+        found = solve(size, wanted, start, slope=slope, tolerance=TOLERANCE)
+        check_size(sizes[found], wanted)
+        return made[found]
+
+    def at_bits(self, bits: float) -> Model:
+        """Return the model on grids of so many bits a weight on average."""
+        made: dict[float, list[Grid]] = {}
+
+        def size(x: float) -> float:
+            made[x] = self.grids(2**-x)
+            return sum(grid.bits for grid in made[x]) / self._weights
+
+        start = 2 * bits + self._offset()
+        found = solve(size, bits, start, slope=0.5, tolerance=TOLERANCE)
+        return self._placed(made[found])
+
+    def _offset(self) -> float:
+        """Return x at 0 bits: -log2 of the slope where the step is a weight's deviation."""
+        logs = [np.log2(self._cost(layer) * SLOPE * 2) for layer in self._layers]
+        sizes = [layer.size for layer in self._layers]
+        return -float(np.average(logs, weights=sizes)) - 4.0
+
+    def _cost(self, layer: WeightLayer) -> float:
+        """Return what the error of a weight costs, of one standard deviation each."""
+        pivots = np.einsum("gkk->gk", layer.hessian.factors) ** 2
+        per_weight = float(np.mean(layer.rows**2)) * float(pivots.mean())
+        return max(per_weight * self._sensitivity[layer.name], 1e-300)
+
+    def grids(self, slope: float) -> list[Grid]:
+        """Return every layer on the grid of this slope, in cost at the outputs per bit."""
+        return list(self._pool.map(
+            lambda layer: to_grid(
+                layer.rows, layer.hessian, slope / self._sensitivity[layer.name], zeros(layer)
+            ),
+            self._layers,
+        ))  # fmt: skip
+
+    def on_grid(self, slope: float) -> Model:
+        """Return the model on the grids of this slope."""
+        return self._placed(self.grids(slope))
+
+    def _placed(self, grids: Sequence[Grid]) -> Model:
+        result = raise_opset(self._model, 13) if opset(self._model) < 13 else self._model.copy()
+        edit, copies = Edit(result), self._copies(result)
+        for layer, grid in zip(copies, grids, strict=True):
+            edit.bias(layer, layer.rows - grid.rows)
+            edit.grid(layer, grid.integers, grid.steps)
+        edit.round_biases(copies)
+        return result
+
+    def shared(self, bits: float) -> Model:
+        """Return the model with codebooks of so many bits on average, by sensitivity."""
+        numbers = self._numbers(bits)
+        result = self._model.copy()
+        edit, copies = Edit(result), self._copies(result)
+        found = self._pool.map(self._share, self._layers, numbers)
+        for layer, codebook in zip(copies, found, strict=True):
+            if layer.integer is not None:
+                edit.integers(layer, codebook.rows)
+                continue
+            edit.bias(layer, layer.rows - codebook.rows)
+            edit.floats(layer, codebook.rows)
+        if self._options.target_ratio is not None:
+            edit.round_biases([layer for layer in copies if layer.integer is None])
+        return result
+
+    def _numbers(self, bits: float) -> list[int]:
+        """Return how many values each layer gets; depthwise ones, which are small, 256."""
+        if self._options.clusters is not None:
+            return [self._options.clusters] * len(self._layers)
+        small = [layer.depthwise for layer in self._layers]
+        others = [layer for layer in self._layers if not layer.depthwise]
+        costs = [self._cost(layer) for layer in others]
+        given = iter(allocate(costs, [layer.size for layer in others], bits, MAX_BITS))
+        chosen = [DEPTHWISE_BITS if deep else next(given) for deep in small]
+        return [max(2, min(256, round(2**b))) for b in chosen]
+
+    def _share(self, layer: WeightLayer, k: int) -> Any:
+        rows, hessian, mask = layer.rows, layer.hessian, zeros(layer)
+        power = np.sqrt(np.einsum("gkk->gk", hessian.regular))[:, None]
+        units = rows / layer.scales[..., None]
+        weights = np.broadcast_to(power * layer.scales[..., None], rows.shape)
+        centroids = start = self._centroids(units, weights, k, pinned=mask is not None)
+        snap: Callable[..., Any] = lambda c: c.astype(np.float32).astype(np.float64)  # noqa: E731
+        if layer.integer is not None:
+            start = np.unique(np.round(centroids))
+            snap = lambda c: np.clip(np.round(c), -127, 127)  # noqa: E731
+        error = variance(layer) / max(layer.size, 1)
+        found = share(
+            rows, hessian, start, scales=layer.scales, mask=mask, snap=snap,
+            slope=error * 2.0 ** (-2 * np.log2(k)) / 4,
+        )  # fmt: skip
+        if layer.integer is not None:
+            return replace(found, centroids=found.centroids)
+        return found
+
+    def _centroids(self, units: Any, weights: Any, k: int, *, pinned: bool) -> Any:
+        values = units.astype(np.float32)
+        kept: Float32 = np.ascontiguousarray(weights, np.float32)
+        if pinned:
+            alive = values != 0
+            found = kmeans(values[alive], k - 1, weights=kept[alive], init=self._options.init)
+            return np.unique(np.append(found, np.float32(0))).astype(np.float64)
+        return kmeans(values, k, weights=kept, init=self._options.init).astype(np.float64)
+
+    def _copies(self, result: Model) -> list[WeightLayer]:
+        """Return the layers of a copy of the model, in the order of mine."""
+        wanted = {layer.name: i for i, layer in enumerate(self._layers)}
+        found = [x for x in weight_layers(result, min_size=MIN_SIZE) if x.name in wanted]
+        for layer in found:
+            layer.hessian = self._layers[wanted[layer.name]].hessian
+        return sorted(found, key=lambda layer: wanted[layer.name])
+
+
+def zeros(layer: WeightLayer) -> Any:
+    """Return 0 where weights stay 0, as rows; None where few are: those are by chance."""
+    rows = layer.rows_layout.of(layer.weights)
+    mask = (rows != 0).astype(np.uint8)
+    return mask if mask.mean() < 0.95 else None
+
+
+def check_size(n_bytes: int, wanted: float) -> None:
+    """Check that a file is as small as it was to be.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    if n_bytes > wanted:
+        raise UnsupportedError(
+            f"{wanted:.0f} bytes were asked for, {n_bytes} are the smallest that was found; "
+            "ask for less"
+        )
+
+
+def float_bytes(model: Model) -> int:
+    """Return the bytes of the constants as float32 would hold them."""
+    total = 0
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None:
+            small = tensor.dtype.bitwidth < 32 and len(tensor.shape) > 1
+            total += 4 * tensor.size if small else tensor_bytes(tensor)
+    return total
