@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from qtool.errors import UnsupportedError
 from qtool.model import attribute
+from qtool.qparams import QParams
 from qtool.runtime.lower.layout import dense
 from qtool.runtime.lower.outputs import output_of
 from qtool.runtime.lower.state import Lowering
@@ -38,10 +39,21 @@ def moved(lowering: Lowering, found: Value, move: Move) -> Value:
     if isinstance(found, Dequantized):
         if found.qparams.scale.ndim:
             return move(lowering.as_held(found))
-        q = found.q if isinstance(found.q, Held) else Held(lowering.constant(found.q.array))
-        return Dequantized(_like(move(q), q), found.qparams, found.reals)
+        q, params = (
+            (found.q, found.qparams) if isinstance(found.q, Held) else _stored(lowering, found)
+        )
+        return Dequantized(_like(move(q), q), params, found.reals)
     held = found if isinstance(found, Held) else Held(lowering.constant(found.array))
     return _like(move(held), held)
+
+
+def _stored(lowering: Lowering, found: Dequantized) -> tuple[Held, QParams]:
+    """Return constant integers in memory; those of 4 bits as int8 or uint8."""
+    assert isinstance(found.q, Known)
+    array, name = found.q.array, found.qparams.dtype
+    stored = {"int4": "int8", "uint4": "uint8"}.get(name, name)
+    held = Held(lowering.constant(array.astype(stored) if stored != name else array))
+    return held, replace(found.qparams, dtype=stored)
 
 
 def _like(made: Held, source: Held) -> Held:
