@@ -98,6 +98,8 @@ def _of_weights(pair: Pair) -> Iterator[Cause]:
         yield Cause("channel imbalance", f"{facts}, and share one scale", "--per-channel")
     if bits < 8:
         yield Cause("few levels", f"its weights have {bits} bits", f"--layer '{label}=w8'")
+    if weight.scale.size == 1 and ratio > 1:
+        yield Cause("few levels", "one scale for all of its weights is too coarse", "--per-channel")
     if ratio > IMBALANCE:
         facts = f"the largest input channel's weights are {ratio:.0f} times the median one's"
         yield Cause("channel imbalance", facts, f"--exclude '{label}'")
