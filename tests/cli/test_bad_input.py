@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,13 @@ MODELS_IN = {  # where a command reads a model: the words before and after its n
     "evaluate": ("evaluate --data d.npz -i", ""),
     "evaluate --reference": ("evaluate -i base.onnx --data d.npz --reference", ""),
     "inspect": ("inspect", ""),
-    "report": ("report -o {out}.html -i", ""),
-    "report --reference": ("report -o {out}.html -i base.onnx --reference", ""),
     "inspect --diff": ("inspect --diff base.onnx", ""),
 }
+if find_spec("jinja2") and find_spec("matplotlib"):
+    MODELS_IN |= {
+        "report": ("report -o {out}.html -i", ""),
+        "report --reference": ("report -o {out}.html -i base.onnx --reference", ""),
+    }
 WRITERS = {
     "freeze": "freeze -i base.onnx",
     "calibrate": "calibrate -i base.onnx --data d.npz --threads 1",
