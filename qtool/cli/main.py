@@ -25,13 +25,13 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "cluster": "Let weights share few values, so that packing makes them small.",
     "pack": "Save a model with the smallest codecs, losslessly.",
     "unpack": "Save a packed model plain again.",
-    "tune": "Search for the smallest or fastest model inside an accuracy budget.",
+    "tune": "Find the smallest or fastest model inside an accuracy budget.",
     "evaluate": "Measure accuracy on labelled data, against a reference.",
-    "run": "Run a model on samples; write its outputs or print the best classes.",
+    "run": "Run a model on samples; write outputs or print best classes.",
     "verify": "Compare the native runtime with onnxruntime, layer by layer.",
     "bench": "Time the native runtime beside onnxruntime.",
     "inspect": "Show what is in a model.",
-    "report": "Write one HTML page about a model: size, accuracy, the error of each layer.",
+    "report": "Write one HTML page: size, accuracy, error of each layer.",
 }
 
 CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE ended

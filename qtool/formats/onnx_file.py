@@ -86,8 +86,14 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     Raises:
         QtoolError: the file cannot be written.
     """
-    if model.statistics is not None or model.batch_norm:
-        log.info("%s: an .onnx holds no statistics; save a .qtm to keep them", os.fspath(path))
+    quantized = bool(model.history) and model.history[-1].command == "quantize"
+    if (model.statistics is not None or model.batch_norm) and not quantized:  # which took them
+        what = (
+            "means and deviations of BatchNormalizations"
+            if model.statistics is None
+            else "statistics"
+        )
+        log.info("%s: an .onnx holds no %s; save a .qtm to keep them", os.fspath(path), what)
     onnx_write.save(with_metadata(model), path)
 
 
