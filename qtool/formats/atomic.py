@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import BinaryIO
 
 from qtool.errors import QtoolError
 
+JUST_MADE = 10.0  # seconds in which a part file may not be locked yet
 MAX_PREFIX = 100  # characters of the name that a temporary file shows; names end at 255 bytes
 
 
@@ -64,15 +67,46 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def part(target: Path) -> Iterator[BinaryIO]:
-    """Yield a new file in the folder of target; it is deleted at the end unless committed."""
+    """Yield a new file in the folder of target; it is deleted at the end unless committed.
+
+    What a killed writer of the same target left is deleted first.
+    """
     folder, name = target.parent, target.name[:MAX_PREFIX]
     temporary = folder / f".{name}.{os.urandom(6).hex()}.part"
+    _remove_stale(folder, name)
     try:
         with open(temporary, "x+b") as file:
+            _lock(file)
             yield file
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _remove_stale(folder: Path, name: str) -> None:
+    """Delete part files of this name that no process has locked, and that are not just made."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{12}}\.part")
+    with suppress(OSError):
+        for found in os.scandir(folder):
+            if not pattern.fullmatch(found.name):
+                continue
+            with suppress(OSError), open(found.path, "rb") as file:
+                old = time.time() - os.fstat(file.fileno()).st_mtime > JUST_MADE
+                if old and _lock(file):
+                    os.unlink(found.path)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file as long as it is open; tell whether nobody else had. The system unlocks it."""
+    try:
+        import fcntl
+    except ImportError:  # no such system call: then nothing is ever stale
+        return False
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def commit(file: BinaryIO, target: Path) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from qtool.model import Statistics, TensorStatistics, array
 from qtool.qparams import DTYPES, QParams
 from qtool.quant.pairs import Pair, consumers_through_moves
-from qtool.stages._noise import Noise
+from qtool.stages._noise import Error, Noise
 
 FINE_DB = 40.0  # a layer of more SQNR than this has nothing to explain,
 SMALL = 0.03  # nor has one that makes less than this part of all noise
@@ -62,14 +62,10 @@ def _candidates(pair: Pair, noise: Noise, statistics: Statistics | None) -> Iter
         return
     error = noise.inputs if worst == "inputs" else noise.output
     clips = error.clipping > 0.6 * error.total
-    if clips:
-        yield Cause(
-            "saturation",
-            f"clipping makes {error.clipping / error.total:.0%} of the noise of its {worst}",
-            "--range minmax",
-        )
     tensor, qparams = _tensor(pair, worst)
     known = None if statistics is None else statistics.tensors.get(tensor)
+    if clips:
+        yield _saturation(error, tensor, known, qparams)
     if known is not None and qparams is not None:
         yield from _of_range(pair, tensor, known, qparams)
     bits = 8 if qparams is None else _bits(qparams.dtype)
@@ -79,6 +75,17 @@ def _candidates(pair: Pair, noise: Noise, statistics: Statistics | None) -> Iter
             f"{bits} bits are too few for tensor {tensor!r}",
             f"--layer '{_layer_that_reads(pair, worst)}=a16'",
         )
+
+
+def _saturation(
+    error: Error, tensor: str, known: TensorStatistics | None, qparams: QParams | None
+) -> Cause:
+    facts = f"clipping makes {error.clipping / error.total:.0%} of the noise of tensor {tensor!r}"
+    if known is not None and qparams is not None:
+        low, high = ((q - int(qparams.zero_point)) * float(qparams.scale) for q in qparams.limits)
+        facts += f": values of {known.minimum:.3g} to {known.maximum:.3g}, a range of "
+        facts += f"{low:.3g} to {high:.3g}"
+    return Cause("saturation", facts, "--range minmax")
 
 
 def _of_weights(pair: Pair) -> Iterator[Cause]:

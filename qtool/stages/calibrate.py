@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
+import numpy as np
 import onnx_ir as ir
 
 from qtool.errors import DataError, UsageError
@@ -92,6 +94,7 @@ def calibrate(
         grams=grams,
     )
     given = {"tensors": list(tensors or ()), "gram": gram, "shard": "".join(part.shards)}
+    given["whole"] = part.whole() if part.shards else ""
     options = {"samples": n_samples, "source": part.source}
     options |= {name: value for name, value in given.items() if value}
     preprocess = model.preprocess if part.preprocess is None else part.preprocess
@@ -130,6 +133,20 @@ class Part:
             yield partial(_same, sample)
         if empty:
             self.refuse()
+
+    def whole(self) -> str:
+        """Return a hash that the shards of one data set share: of its size and its two ends.
+
+        "" where only iterating tells the size.
+        """
+        if self.total is None:
+            return ""
+        digest = hashlib.sha256(str(len(self._data)).encode())
+        for sample in (self._data[0], self._data[len(self._data) - 1]):
+            for name, values in sorted(sample.feeds.items()):
+                digest.update(f"{name} {values.dtype} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()[:16]
 
     def refuse(self) -> NoReturn:
         """Say that there is nothing to calibrate on."""

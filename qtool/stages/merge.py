@@ -65,13 +65,14 @@ def _check_alike(
         for what, one, other in (
             ("data", statistics.source, found[0].source),
             ("number of shards", shard(statistics)[1], shard(found[0])[1]),
+            ("samples", _of(model), _of(models[0])),
             ("preprocessing", model.preprocess, models[0].preprocess),
             ("history", _alike(model), _alike(models[0])),
         ):
             if one != other:
                 raise DataError(
                     f"{name} and {names[0]} differ in their {what}; "
-                    "calibrate all shards with the same options"
+                    "calibrate all shards with the same data and options"
                 )
 
 
@@ -125,14 +126,19 @@ def _joined(
     return joined
 
 
+def _of(model: Model) -> Any:
+    """Return the hash of the data that a shard is part of; None of files that have none."""
+    return model.history[-1].options.get("whole")
+
+
 def _alike(model: Model) -> Sequence[Step]:
     """Return the history with what differs from shard to shard left out."""
     last = model.history[-1]
-    options = {k: v for k, v in last.options.items() if k not in ("shard", "samples")}
+    options = {k: v for k, v in last.options.items() if k not in ("shard", "samples", "whole")}
     return (*model.history[:-1], replace(last, options=options))
 
 
 def _whole(step: Step, statistics: Statistics) -> Step:
     """Return the step of the run without --shard."""
-    options: dict[str, Any] = {k: v for k, v in step.options.items() if k != "shard"}
+    options: dict[str, Any] = {k: v for k, v in step.options.items() if k not in ("shard", "whole")}
     return replace(step, options=options | {"samples": statistics.n_samples})

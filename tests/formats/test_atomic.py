@@ -182,3 +182,39 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path) -> None:
     write(tmp_path / ("m" * 255), b"new")
 
     assert os.listdir(tmp_path) == ["m" * 255]
+
+
+def stale(path: Path, seconds: float) -> Path:
+    part = path.parent / f".{path.name}.0123456789ab.part"
+    part.write_bytes(b"half")
+    os.utime(part, (part.stat().st_mtime - seconds,) * 2)
+    return part
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    left, other = stale(tmp_path / "m.qtm", 60), stale(tmp_path / "n.qtm", 60)
+
+    with replacing(tmp_path / "m.qtm") as file:
+        file.write(b"x")
+
+    assert (left.exists(), other.exists()) == (False, True)
+
+
+def test_a_part_that_a_writer_holds_stays(tmp_path):
+    with replacing(tmp_path / "m.qtm") as slow:
+        slow.write(b"slow")
+        slow.flush()
+        os.utime(slow.name, (0, 0))
+        with replacing(tmp_path / "m.qtm") as quick:
+            quick.write(b"quick")
+
+    assert (tmp_path / "m.qtm").read_bytes() == b"slow"
+
+
+def test_a_part_that_was_just_made_stays(tmp_path):
+    left = stale(tmp_path / "m.qtm", 0)
+
+    with replacing(tmp_path / "m.qtm") as file:
+        file.write(b"x")
+
+    assert left.exists()

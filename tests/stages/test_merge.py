@@ -119,3 +119,16 @@ def test_command_needs_shards(cli):
 
     assert result.exit_code == 2
     assert "give the shards to merge" in result.stderr
+
+
+def test_shards_of_other_samples_are_refused(shards, tmp_path, cli, rng):
+    np.save(tmp_path / "a.npy", rng.normal(size=(12, 4)).astype(np.float32))
+    for name, rows, index in (("a1", "[0:6]", 1), ("a2", "[6:12]", 2), ("b2", "[0:6]", 2)):
+        cli("calibrate", "-i", shards / "m.onnx", "--data", f"{tmp_path / 'a.npy'}{rows}",
+            "--shard", f"{index}/2", "-o", tmp_path / f"{name}.qtm")  # fmt: skip
+
+    mixed = cli("merge", tmp_path / "a1.qtm", tmp_path / "a2.qtm", "-o", tmp_path / "m.qtm")
+    right = cli("merge", tmp_path / "a1.qtm", tmp_path / "b2.qtm", "-o", tmp_path / "m.qtm")
+
+    assert (mixed.exit_code, right.exit_code) == (1, 0)
+    assert "differ in their samples; calibrate all shards with the same data" in mixed.stderr
