@@ -38,6 +38,10 @@ STAGE = "qtool.stages.quantize"
               type=Registered("qtool.quant.weights", "WEIGHT_METHODS", "weight method"),
               help="How the scales of weights follow from their values.  "
               "[default: minmax for 8 bits, mse for 4]")
+@click.option("--rounding", default="auto", show_default=True,
+              type=Registered(STAGE, "ROUNDING", "rounding"),
+              help="How weights become integers: nearest, or by the error of the layer's output "
+              "from the Gram matrices of calibrate --gram. auto: descent where there are any.")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True,
               help="A weight scale for each output channel, or one for all.")
 @click.option("--block-size", type=click.IntRange(0), metavar="N",

@@ -85,6 +85,19 @@ nb::object round_descent(const Matrix& w, const Matrix& h, const Matrix& q, cons
   return owned(std::move(moved), w.shape(0), w.shape(1));
 }
 
+nb::object row_errors(const Matrix& differences, const Matrix& h) {
+  const size_t rows = differences.shape(0), n = differences.shape(1);
+  require(h.shape(0) == n && h.shape(1) == n, "h must be (n, n)");
+  auto* const kept = new std::vector<double>(rows);
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<double>*>(p); });
+  {
+    const nb::gil_scoped_release unlocked;
+    qtool::row_errors(differences.data(), h.data(), static_cast<int64_t>(rows),
+                      static_cast<int64_t>(n), kept->data());
+  }
+  return nb::cast(nb::ndarray<nb::numpy, double>(kept->data(), {rows}, owner));
+}
+
 }  // namespace
 
 void bind_rounding(nb::module_& module) {
@@ -94,4 +107,5 @@ void bind_rounding(nb::module_& module) {
   module.def("round_descent", &round_descent, "w"_a.noconvert(), "h"_a.noconvert(),
              "q"_a.noconvert(), "scale"_a.noconvert(), "zero"_a.noconvert(), nb::kw_only(), "low"_a,
              "high"_a, "sweeps"_a = 32);
+  module.def("row_errors", &row_errors, "differences"_a.noconvert(), "h"_a.noconvert());
 }

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qtool.model import array, constant
 from qtool.qparams import QParams, from_range, quantize
+from qtool.quant.layer_rounding import Rounder
 from qtool.quant.op_rules import rule_of
 from qtool.quant.plan import Group, Plan
 from qtool.quant.qdq_chains import clamp_bounds
@@ -27,6 +28,7 @@ class Scheme:
     activation_dtype: str
     activation_symmetric: bool
     choose_weight: ChooseWeight
+    rounder: Rounder | None = None  # None: to the nearest
 
 
 def insert(graph: ir.Graph, made: Plan, qparams: Sequence[QParams], scheme: Scheme) -> list[str]:
@@ -45,7 +47,9 @@ def insert(graph: ir.Graph, made: Plan, qparams: Sequence[QParams], scheme: Sche
     notes = []
     for key, users in weights.items():
         choose, reads = scheme.choose_weight, inserter.input_qparams
-        notes += quantize_weight(key, users, inserter.constants, choose, reads)
+        notes += quantize_weight(
+            key, users, inserter.constants, choose, reads, scheme.rounder, made.biased
+        )
     inserter.constants.finish()
     return notes
 

@@ -40,13 +40,27 @@ class Constants:
             self._params[id(qparams)] = qparams, added  # holding qparams keeps its id its own
         return self._params[id(qparams)][1]
 
+    def added(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
+        """Return a new constant."""
+        return add_initializer(self._graph, self.names(name), values)
+
     def dequantized(
-        self, value: ir.Value, values: npt.NDArray[np.float32], qparams: QParams
+        self,
+        value: ir.Value,
+        values: npt.NDArray[np.float32],
+        qparams: QParams,
+        integers: npt.NDArray[np.int32] | None = None,
     ) -> ir.Value:
-        """Return the output of a DequantizeLinear of the constant, one for each qparams."""
+        """Return the output of a DequantizeLinear of the constant, one for each qparams.
+
+        integers are those nearest to the values, if none are given.
+        """
         key = (value, qparams.scale.tobytes(), qparams.zero_point.tobytes(), qparams.axis)
         if key not in self._dequantized:
-            self._dequantized[key] = self.dequantize(value, to_storage(values, qparams), qparams)
+            stored = to_storage(values, qparams)
+            if integers is not None:
+                stored = integers.astype(STORAGE[qparams.dtype])
+            self._dequantized[key] = self.dequantize(value, stored, qparams)
         return self._dequantized[key]
 
     def dequantize(self, value: ir.Value, integers: npt.NDArray[Any], qparams: QParams) -> ir.Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from qtool.model import array, constant
 from qtool.qparams import QParams, broadcast, quantize
 from qtool.quant.channels import channel_axis, output_scale
+from qtool.quant.layer_rounding import Rounder
 from qtool.quant.op_rules import rule_of, weight_index
 from qtool.quant.qdq_constants import Constants, read_qparams
 from qtool.quant.selection import node_label
@@ -23,6 +24,7 @@ Float32 = npt.NDArray[np.float32]
 # weight, channel axis and the nodes that read it -> qparams
 ChooseWeight = Callable[[Float32, "int | None", Sequence[ir.Node]], QParams]
 InputQParams = Callable[[ir.Node], QParams | None]  # of the activations that a layer reads
+Biased = Mapping[ir.Node, ir.Node]  # MatMul -> the Add of its bias
 
 Weights = dict[tuple[ir.Value, int | None], list[ir.Node]]
 
@@ -50,23 +52,63 @@ def quantize_weight(
     constants: Constants,
     choose: ChooseWeight,
     input_qparams: InputQParams,
+    rounder: Rounder | None = None,
+    biased: Biased | None = None,
 ) -> list[str]:
-    """Quantize one weight and the biases of the nodes that read it; return what to tell users."""
+    """Quantize one weight and the biases of the nodes that read it; return what to tell users.
+
+    With a rounder that knows their inputs, the biases take up the mean error of the rounding.
+    """
     weight, axis = key
     notes: list[str] = []
+    biased = biased or {}
     if constant(weight) is None:
         qparams = read_qparams(weight.producer())
     else:
         values = np.asarray(array(weight)).astype(np.float32, copy=False)
         qparams, notes = guarded(values, choose(values, axis, users), users, input_qparams)
-        dequantized = constants.dequantized(weight, values, qparams)
+        rounded = None
+        if rounder is not None:
+            corrects = all(node in biased or _takes_bias(node) for node in users)
+            rounded = rounder(values, qparams, users, corrects=corrects)
+        qparams = qparams if rounded is None else rounded.qparams
+        integers = None if rounded is None else rounded.integers
+        dequantized = constants.dequantized(weight, values, qparams, integers)
         for node in users:
             node.replace_input_with(weight_index(node) or 1, dequantized)
+            if rounded is not None and rounded.shift is not None:
+                _shift_bias(node, rounded.shift, constants, biased)
     for node in users:
         x = input_qparams(node)
         if qparams is not None and x is not None:
             _quantize_bias(node, x, qparams, constants)
     return notes
+
+
+def _takes_bias(node: ir.Node) -> bool:
+    rule = rule_of(node)
+    return rule is not None and rule.bias is not None
+
+
+def _shift_bias(
+    node: ir.Node, shift: npt.NDArray[np.float64], constants: Constants, biased: Biased
+) -> None:
+    """Add to the bias of a layer, real, of shape (C_out,); a layer without one gets it."""
+    name = f"{node.outputs[0].name}_bias"
+    if node in biased:
+        add = biased[node]
+        index = 0 if constant(add.inputs[0]) is not None else 1
+        old = np.asarray(array(add.inputs[index]))
+        values = (old.reshape(-1) + shift).astype(old.dtype)
+        add.replace_input_with(index, constants.added(name, values))
+        return
+    rule, bias = rule_of(node), _bias(node)
+    assert rule is not None
+    assert rule.bias is not None
+    values = (np.zeros(1) if bias is None else bias.reshape(-1)) + shift
+    if len(node.inputs) <= rule.bias:
+        node.resize_inputs(rule.bias + 1)
+    node.replace_input_with(rule.bias, constants.added(name, values.astype(np.float32)))
 
 
 def guarded(

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,16 @@ from qtool.qparams import QParams, from_range, limits
 from qtool.quant import dynamic, qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
+from qtool.quant.layer_rounding import Rounder
 from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
 from qtool.quant.plan import Group, Plan, plan
+from qtool.quant.rounding import ROUNDINGS
 from qtool.quant.selection import Selection, node_label, select
 from qtool.quant.weights import WEIGHT_METHODS
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
-from qtool.stages.calibrate import calibrate
+from qtool.stages.calibrate import calibrate, cores
 from qtool.statistics.histogram import merged
 from qtool.statistics.ranges import RANGES
 
@@ -35,6 +38,7 @@ MODES = ("auto", "static", "dynamic", "weight-only")
 FORMATS = ("qdq", "qoperator")
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
 WEIGHTS = ("int8", "uint8", "int4", "uint4")
+ROUNDING = ("auto", *ROUNDINGS)
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 
@@ -49,6 +53,7 @@ class Options:
     weights: str = "int8"
     weight_symmetric: bool = True
     weight_method: str | None = None  # None: minmax for 8 bits, mse for 4
+    rounding: str = "auto"  # descent where there are Gram matrices, else nearest
     per_channel: bool = True
     block_size: int | None = None
     range: str = "mse"
@@ -68,6 +73,7 @@ class Options:
         lookup(dict.fromkeys(ACTIVATIONS), self.activations, "activation type")
         lookup(dict.fromkeys(WEIGHTS), self.weights, "weight type")
         lookup(RANGES, self.range, "range method")
+        lookup(dict.fromkeys(ROUNDING), self.rounding, "rounding")
         if self.weight_method is not None:
             lookup(WEIGHT_METHODS, self.weight_method, "weight method")
         if self.format == "qoperator" and self.activations.endswith("16"):
@@ -145,7 +151,8 @@ def quantize(
         log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
     if chosen.format == "qoperator" and mode != "static":
         raise UsageError("--format qoperator is for static quantization: give --data or statistics")
-    make = {"static": _static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}
+    static = partial(_static, threads=threads)
+    make: dict[str, Callable[[Model, Options], Model]] = {"static": static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}  # fmt: skip
     result = make[mode](model, chosen)
     if chosen.format == "qoperator":
         from qtool.quant.qoperator import to_qoperator
@@ -178,7 +185,7 @@ def _prepared(model: Model, needed: int) -> Model:
     return infer_shapes(model)
 
 
-def _static(model: Model, options: Options) -> Model:
+def _static(model: Model, options: Options, threads: int | None = None) -> Model:
     statistics = model.statistics
     if statistics is None:
         raise ModelError("the model has no statistics; run qtool calibrate")
@@ -199,6 +206,7 @@ def _static(model: Model, options: Options) -> Model:
         lambda weight, axis, users: _weight_qparams(
             weight, axis, _for_layer(options, of_weight(users, types)).scheme
         ),
+        _rounder(result, statistics, options, threads),
     )
     for node, reason in made.reasons.items():
         node.metadata_props[REASON_KEY] = reason
@@ -207,6 +215,19 @@ def _static(model: Model, options: Options) -> Model:
     # Recurrent layers and those of subgraphs compute in float, with integer weights.
     weight_only.weight_only(result, selection.nodes, options.scheme)
     return result
+
+
+def _rounder(
+    model: Model, statistics: Statistics, options: Options, threads: int | None
+) -> Rounder | None:
+    """Return what rounds weights by their Gram matrices; None where all go to the nearest."""
+    names = ((node, node.outputs[0].name or "") for node in model.graph if node.outputs)
+    grams = {node: statistics.grams[name] for node, name in names if name in statistics.grams}
+    method = "descent" if options.rounding == "auto" else options.rounding
+    if not grams or method == "nearest":
+        return None
+    searches = options.weight_method is None
+    return Rounder(grams, method, search_scale=searches, threads=threads or cores())
 
 
 def _for_layer(options: Options, kind: LayerType | None) -> Options:

@@ -60,4 +60,19 @@ void round_descent(const RoundingArgs& args, int sweeps) {
   }
 }
 
+void row_errors(const double* differences, const double* h, int64_t rows, int64_t n,
+                double* errors) {
+  std::vector<double> product(static_cast<size_t>(n));
+  for (int64_t r = 0; r < rows; ++r) {
+    const double* const d = differences + r * n;
+    std::fill(product.begin(), product.end(), 0.0);
+    for (int64_t k = 0; k < n; ++k) {
+      if (d[k] != 0.0) subtract(product.data(), -d[k], h + k * n, n);
+    }
+    double sum = 0.0;
+    for (int64_t k = 0; k < n; ++k) sum += product[size_t(k)] * d[k];
+    errors[r] = sum;
+  }
+}
+
 }  // namespace qtool

@@ -31,4 +31,8 @@ void round_gptq(const RoundingArgs&);
 // `sweeps` times over each row.
 void round_descent(const RoundingArgs&, int sweeps);
 
+// errors[r] = d h d^T for row d of (rows, n), h (n, n) row-major.
+void row_errors(const double* differences, const double* h, int64_t rows, int64_t n,
+                double* errors);
+
 }  // namespace qtool

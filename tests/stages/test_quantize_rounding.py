@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import qtool
+from qtool.data import open_samples
+from qtool.formats import load
+from qtool.model import array
+from qtool.runtime.ort import OrtSession
+
+
+@pytest.fixture
+def calibrated(tmp_path, rng):
+    """A model of a Conv, a depthwise Conv and a MatMul with its Add, on correlated inputs."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    def weight(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2", "b2"], ["c"], group=8),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("GlobalAveragePool", ["d"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["f"]),
+        helper.make_node("MatMul", ["f", "w3"], ["g"]),
+        helper.make_node("Add", ["g", "b3"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, ["n", 4])],
+        [weight("w1", 8, 3, 3, 3), weight("w2", 8, 1, 3, 3), weight("b2", 8), weight("w3", 8, 4),
+         weight("b3", 4)],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(made, tmp_path / "m.onnx")
+    mixed = np.einsum("nchw,cd->ndhw", rng.standard_normal((64, 3, 8, 8)), rng.random((3, 3)))
+    np.savez(tmp_path / "x.npz", x=(mixed + 1).astype(np.float32))
+    model = load(tmp_path / "m.onnx")
+    data = open_samples(str(tmp_path / "x.npz"), model.inputs())
+    return qtool.calibrate(model, data=data, gram=True), data
+
+
+def error(model, quantized, data):
+    sessions = [OrtSession(one) for one in (model, quantized)]
+    outputs = [np.concatenate([s.run(x.feeds)["y"] for x in data]) for s in sessions]
+    return float(np.square(outputs[0] - outputs[1]).mean())
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4", "uint4"])
+def test_rounding_by_the_gram_matrix_errs_less(calibrated, weights):
+    model, data = calibrated
+    options = {"weights": weights, "activations": "uint16", "weight_symmetric": weights != "uint4"}
+
+    nearest, auto = (
+        error(model, qtool.quantize(model, rounding=r, **options), data)
+        for r in ("nearest", "auto")
+    )
+
+    assert auto < 0.6 * nearest
+
+
+def test_the_same_bytes_for_any_number_of_threads(calibrated):
+    model, _ = calibrated
+
+    one, two = (qtool.quantize(model, weights="int4", threads=n) for n in (1, 2))
+
+    assert ir.to_proto(one.ir).SerializeToString() == ir.to_proto(two.ir).SerializeToString()
+
+
+def test_a_layer_without_a_bias_gets_one_for_the_mean(calibrated):
+    model, _ = calibrated
+
+    quantized = qtool.quantize(model, weights="int4")
+
+    assert len(next(n for n in quantized.graph if n.op_type == "Conv").inputs) == 3
+
+
+def test_the_vector_behind_a_matmul_takes_its_shift(calibrated):
+    model, _ = calibrated
+
+    quantized = qtool.quantize(model, weights="int4")
+
+    add = next(n for n in quantized.graph if n.op_type == "Add")
+    assert not np.array_equal(array(add.inputs[1]), array(model.graph.initializers["b3"]))
