@@ -152,7 +152,12 @@ def quantize(
     if chosen.format == "qoperator" and mode != "static":
         raise UsageError("--format qoperator is for static quantization: give --data or statistics")
     static = partial(_static, threads=threads)
-    make: dict[str, Callable[[Model, Options], Model]] = {"static": static, "dynamic": _dynamic, "weight-only": _weight_only, "auto": _auto}  # fmt: skip
+    make: dict[str, Callable[[Model, Options], Model]] = {
+        "static": static,
+        "dynamic": _dynamic,
+        "weight-only": _weight_only,
+        "auto": _auto,
+    }
     result = make[mode](model, chosen)
     if chosen.format == "qoperator":
         from qtool.quant.qoperator import to_qoperator
