@@ -19,7 +19,8 @@ from qtool.cli import options
               help="Size of the batch.")  # fmt: skip
 @click.option("--set-dim", "dims", multiple=True, metavar="NAME=SIZE", callback=options.sizes,
               help="Size of a symbolic dim of the inputs; repeat for several.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.1), default=5, show_default=True, metavar="S",
+@click.option("--seconds", type=click.FloatRange(0.1), callback=options.finite, default=5,
+              show_default=True, metavar="S",
               help="Time for each number of threads.")  # fmt: skip
 @click.option("--per-op", is_flag=True,
               help="Also show each op of the native runtime, and the peak.")  # fmt: skip

@@ -185,7 +185,7 @@ def percent(ctx: click.Context, param: click.Parameter, value: str | None) -> fl
 def finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     """Return a number, or fail for nan and inf, which a range lets through."""
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no number to compare with", ctx, param)
+        raise click.BadParameter(f"{value} is no finite number", ctx, param)
     return value
 
 

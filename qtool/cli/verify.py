@@ -13,7 +13,7 @@ from qtool.cli import options
 @options.data_options
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N",
               help="Samples that are run together, where the model allows it.")  # fmt: skip
-@click.option("--min-sqnr", type=float, metavar="DB",
+@click.option("--min-sqnr", type=float, callback=options.finite, metavar="DB",
               help="Fail, with exit code 3, where an output's signal to noise ratio against the "
               "reference is lower.")  # fmt: skip
 @click.option("--max-lsb", type=click.IntRange(0), metavar="N",

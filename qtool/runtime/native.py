@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qtool import _native
-from qtool.errors import DataError, QtoolError
+from qtool.errors import DataError, QtoolError, UsageError
 from qtool.model import Model, TensorSpec
 from qtool.runtime.lower import lower
 from qtool.runtime.program import Array, Program
@@ -42,6 +42,7 @@ class Session:
 
     Raises:
         UnsupportedError: the model has nodes that the runtime cannot run; all are named.
+        UsageError: isa, or QTOOL_ISA, names no instruction set.
     """
 
     def __init__(
@@ -117,7 +118,10 @@ class Session:
                 self._programs.move_to_end(shapes)
                 return self._programs[shapes]
             program = lower(self._model, dict(zip(self._input_names, shapes, strict=True)))
-            native = _native.Session(program.to_bytes(), self._threads, self._isa)
+            try:
+                native = _native.Session(program.to_bytes(), self._threads, self._isa)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
             self._programs[shapes] = native, program
             if len(self._programs) > MAX_PROGRAMS:
                 self._programs.popitem(last=False)

@@ -530,7 +530,7 @@ TYPED = {
     f"{EVALUATE} --metric top9": "did you mean 'top5'?",
     f"{EVALUATE} --metric agreement": "agreement needs --reference",
     f"{EVALUATE} --max-drop 1": "give it with --reference",
-    f"{EVALUATE} --reference base.onnx --max-drop nan": "nan is no number to compare with",
+    f"{EVALUATE} --reference base.onnx --max-drop nan": "nan is no finite number",
     f"{EVALUATE} --reference base.onnx --confident": "give it with --max-drop",
     f"{EVALUATE} --output-name q": "no output named 'q': known: y",
     f"{EVALUATE} --runtime x": "no runtime named 'x'",

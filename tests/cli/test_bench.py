@@ -51,6 +51,7 @@ def test_the_table_goes_to_stderr(cli, path):
         (["--against-model", "gone.onnx"], 1, "gone.onnx"),
         (["--set-dim", "h=4"], 2, "no input has a dim named 'h'"),
         (["--seconds", "0"], 2, "is not in the range"),
+        (["--seconds", "nan"], 2, "nan is no finite number"),
     ],
 )
 def test_what_goes_wrong(cli, path, options, code, message):

@@ -78,3 +78,15 @@ def test_what_goes_wrong(cli, folder, options, code, message):
     assert (result.exit_code, result.stdout) == (code, "")
     assert f"error: {message}" in result.stderr or message in result.stderr
     assert not (folder / "y.npz").exists()
+
+
+@pytest.mark.parametrize("command", ["run --top 1", "verify", "evaluate --runtime native"])
+def test_an_unknown_instruction_set_is_wrong_usage(cli, folder, monkeypatch, command):
+    monkeypatch.setenv("QTOOL_ISA", "sse9")
+    name, *more = command.split()
+    labels = ["--reference", folder / "q.onnx"] if name == "evaluate" else []
+
+    result = cli(name, "-i", folder / "q.onnx", "--random", *more, *labels)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "QTOOL_ISA or isa is 'sse9'; it may be scalar, neon, avx2" in result.stderr

@@ -65,6 +65,7 @@ def test_a_threshold_that_is_not_met_prints_first_and_exits_with_3(verify):
         (["--random", "--min-sqnr", "3"], 2, "--min-sqnr is against the float model"),
         (["--random", "--min-agreement", "3"], 2, "--min-agreement is against the float model"),
         (["--random", "--min-agreement", "x"], 2, "is no percentage"),
+        (["--random", "--min-sqnr", "nan"], 2, "nan is no finite number"),
         (["--random", "--max-lsb", "-1"], 2, "is not in the range"),
         (["--data", "gone.npz"], 1, "cannot read gone.npz"),
         (["--random", "--reference", "gone.onnx"], 1, "gone.onnx"),
