@@ -10,6 +10,7 @@ needs is a new file. bad/ holds files that must be refused; golden_bad.py makes 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,46 @@ def _add(model: Model, name: str, tensor: ir.TensorProtocol) -> None:
     model.graph.register_initializer(value)
 
 
+def codecs() -> Model:
+    """Return a model with a tensor for each codec of packed files, and difficult values."""
+    rng = np.random.default_rng(5)
+    bell = np.rint(rng.normal(0, 9, (12, 8, 3, 3))).astype(np.int8)
+    shared = rng.normal(0, 1, 31).astype(np.float32)[rng.integers(0, 31, 900)]
+    odd = rng.integers(0, 256, 400, np.uint8).view(np.float32).copy()
+    odd[:4] = [np.nan, -0.0, np.inf, -np.inf]
+    pruned = (rng.normal(0, 1, 1500) * (rng.random(1500) < 0.25)).astype(np.float32)
+    scales = rng.random(40).astype(np.float32)
+    ramp = np.repeat(np.arange(40, dtype=np.int8), 20)[rng.permutation(800)]
+    arrays = {
+        "rans": bell, "codebook": shared, "planes": odd, "sparse": pruned, "scales": scales,
+        "scaled": scales * np.float32(0.3), "bits": rng.integers(0, 2, 900).astype(np.uint8),
+        "huffman": ramp, "arith": np.tile(np.arange(50, dtype=np.int8), 20),
+        "blocks": np.zeros((1 << 20) + 5, np.float32),
+        "half": bell.reshape(-1)[:300].astype(np.float16),
+        "long": np.arange(100) * 1000,
+    }  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "codecs",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [onnx.numpy_helper.from_array(values, name) for name, values in arrays.items()],
+    )
+    return _model(graph)
+
+
+def packed(build: Callable[[], Model]) -> Callable[[], bytes]:
+    """Return a maker of the packed file of a model."""
+
+    def make() -> bytes:
+        file = io.BytesIO()
+        qtm_file.write_packed(build(), file, threads=1)
+        return file.getvalue()
+
+    return make
+
+
+PACKED = {"tiny": tiny, "dtypes": dtypes, "full": full, "codecs": codecs}
 GOOD: dict[str, Callable[[], Model]] = {"tiny": tiny, "dtypes": dtypes, "full": full}
 
 
@@ -172,6 +213,8 @@ def files() -> dict[str, Callable[[], bytes]]:
     for name, build in GOOD.items():
         made[f"v1-{name}.qtm"] = lambda build=build: qtm_file.dumps(build())  # type: ignore[misc]
         made[f"{name}.onnx"] = lambda build=build: onnx_file.dumps(build())  # type: ignore[misc]
+    for name, build in PACKED.items():
+        made[f"v2-{name}.qtm"] = packed(build)
     for name, damage in BAD.items():
         made[f"bad/{name}"] = damage
     return made

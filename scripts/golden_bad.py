@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from qtool.formats import container, qtm_file
+from qtool.formats import packed as format_packed
+from qtool.formats.packed import Table
 
 Json = Any
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(40)
@@ -439,4 +442,137 @@ QTM: dict[str, Callable[[], bytes]] = {
     "statistics-number.qtm": statistics(b"\xff" * 30),
 }  # fmt: skip
 
-BAD: dict[str, Callable[[], bytes]] = ONNX | QTM
+# ---- packed .qtm ----
+
+
+def packed(
+    edit: Callable[[Table, list[bytes], onnx.ModelProto], object], **changes: Any
+) -> Callable[[], bytes]:
+    """Return a maker of a packed model, edited; rows that change get the right checksums."""
+
+    def make() -> bytes:
+        from freeze_golden import codecs as codecs_model
+
+        model = codecs_model()
+        found = format_packed.pack(
+            model.ir.clone(), "tensors.bin", max=False, threads=1,
+            progress=format_packed.no_progress,
+        )  # fmt: skip
+        data, proto = list(found.data), ir.to_proto(found.graph)
+        edit(found.table, data, proto)
+        for row, stored in zip(found.table.rows, data, strict=True):
+            row.length = len(stored)
+            row.crc = changes.get("crc", zlib.crc32(stored))
+        found.table.place()
+        graph = format_packed.dump_graph(found.table, proto.SerializeToString(deterministic=True))
+        again = format_packed.Packed(found.table, data, found.graph)
+        stored_tensors = b"".join(again.pieces())
+        return packed_members(changes.get("graph", graph), stored_tensors)
+
+    return make
+
+
+def packed_members(graph: bytes, stored_tensors: bytes) -> bytes:
+    """Return a packed .qtm of these members."""
+    members = {"graph.bin": graph, "tensors.bin": stored_tensors}
+    value = json.loads(parts()["manifest.json"]) | {"version": 2}
+    del value["tensors"]
+    value["members"] = {
+        name: {"size": len(content), "crc32": f"{zlib.crc32(content):08x}"}
+        for name, content in members.items()
+    }
+    return join({"manifest.json": json.dumps(value).encode()} | members)
+
+
+def row_data(number: int, new: Callable[[bytes], bytes], codec: int | None = None) -> Any:
+    """Return an edit of what a row holds, and perhaps of its codec."""
+
+    def edit(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+        data[number] = new(data[number])
+        if codec is not None:
+            table.rows[number].codec = codec
+
+    return edit
+
+
+def dims(name: str, *sizes: int) -> Any:
+    """Return an edit of a tensor's dims."""
+
+    def edit(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+        tensor = next(t for t in proto.graph.initializer if t.name == name)
+        tensor.dims[:] = sizes
+        for info in proto.graph.value_info:
+            if info.name == name:
+                del info.type.tensor_type.shape.dim[:]
+
+    return edit
+
+
+def refer(name: str, row: int) -> Any:
+    """Return an edit of the row that a tensor refers to."""
+
+    def edit(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+        tensor = next(t for t in proto.graph.initializer if t.name == name)
+        next(e for e in tensor.external_data if e.key == "offset").value = str(row)
+
+    return edit
+
+
+def swap(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Exchange the bytes of two rows, but not their checksums' places."""
+    data[0], data[1] = data[1], data[0]
+
+
+def extra_row(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Add a row that no tensor uses."""
+    table.rows.append(format_packed.Row(0, 1, 0))
+    data.append(b"x")
+
+
+def nothing(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Edit nothing."""
+
+
+def two_graphs() -> bytes:
+    """Return a .qtm with a packed graph beside the plain one."""
+    members = parts()
+    order = {name: members.get(name, b"\0\0") for name in MEMBERS if name != "statistics.bin"}
+    return join(order)
+
+
+BITPACK, HUFFMAN, RANS, ARITH, PLANES = 1, 2, 3, 4, 7
+PACKED_BAD: dict[str, Callable[[], bytes]] = {
+    "packed-truncated.qtm": packed(row_data(0, lambda d: d[:-3])),
+    "packed-longer.qtm": packed(row_data(0, lambda d: d + b"\1")),
+    "packed-crc.qtm": packed(nothing, crc=7),
+    "packed-swapped.qtm": packed(swap),
+    "packed-unknown-codec.qtm": packed(row_data(0, lambda d: d, 200)),
+    "packed-huffman-code.qtm": packed(row_data(0, lambda d: b"\1\xff" + d[2:], HUFFMAN)),
+    "packed-rans-table.qtm": packed(row_data(7, lambda d: b"\0\2\x0e\xff" + d[4:], RANS)),
+    "packed-rans-bits.qtm": packed(row_data(7, lambda d: b"\0\1\x1f" + d[3:], RANS)),
+    "packed-rans-shared.qtm": packed(row_data(7, lambda d: b"\x7f" + d[1:], RANS)),
+    "packed-arith-model.qtm": packed(row_data(8, lambda d: b"\7" + d[1:], ARITH)),
+    "packed-bitpack-kinds.qtm": packed(row_data(6, lambda d: b"\xff" + d[1:], BITPACK)),
+    "packed-sparse-count.qtm": packed(row_data(3, lambda d: d[:2] + b"\xff\x7f" + d[4:])),
+    "packed-codebook-width.qtm": packed(row_data(1, lambda d: b"\3" + d[1:])),
+    "packed-codebook-values.qtm": packed(row_data(1, lambda d: d[:1] + b"\3" + d[2:])),
+    "packed-planes-transform.qtm": packed(row_data(10, lambda d: d[:1] + b"\x09" + d[2:])),
+    "packed-blocks-size.qtm": packed(row_data(9, lambda d: b"\1" + d[1:])),
+    "packed-scaled-itself.qtm": packed(row_data(5, lambda d: b"\5" + d[1:])),
+    "packed-scaled-row.qtm": packed(row_data(5, lambda d: b"\x63" + d[1:])),
+    "packed-nested.qtm": packed(row_data(9, lambda d: b"\1\0" + b"\7\1\0" * 50, PLANES)),
+    "packed-bomb.qtm": packed(dims("blocks", 1 << 40)),
+    "packed-empty-row.qtm": packed(row_data(0, lambda d: b"")),
+    "packed-no-row.qtm": packed(refer("rans", 99)),
+    "packed-other-row.qtm": packed(refer("half", 1)),
+    "packed-extra-row.qtm": packed(extra_row),
+    "packed-graph-bomb.qtm": packed(nothing, graph=b"\4\x80\x80\x80\4\1"),
+    "packed-graph-10-gb.qtm": packed(nothing, graph=b"\4\x80\x80\x80\x80\x28\1"),
+    "packed-graph-codec.qtm": packed(nothing, graph=b"\3\5abcde"),
+    "packed-graph-cut.qtm": packed(nothing, graph=b"\0\3\0\x7f\1"),
+    "packed-graph-empty.qtm": packed(nothing, graph=b""),
+    "packed-with-graph-onnx.qtm": two_graphs,
+}  # fmt: skip
+
+
+BAD: dict[str, Callable[[], bytes]] = ONNX | QTM | PACKED_BAD

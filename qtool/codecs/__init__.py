@@ -22,6 +22,7 @@ from qtool.codecs import (
     planes,
     rans,
     raw,
+    scaled,
     sparse,
 )
 from qtool.codecs.choose import choose
@@ -60,19 +61,33 @@ CODECS: dict[str, Codec] = {
     "sparse": Codec(6, sparse.encode, sparse.decode, sparse.chain),
     "planes": Codec(7, planes.encode, planes.decode, planes.chain),
     "blocks": Codec(8, blocks.encode, blocks.decode, blocks.chain),
+    "scaled": Codec(9, scaled.encode, scaled.decode),
 }
 
 
 def smallest(
-    values: Array, *, max: bool = False, tables: Sequence[bytes] = ()
+    values: Array,
+    *,
+    max: bool = False,
+    tables: Sequence[bytes] = (),
+    others: Mapping[int, Array] | None = None,
+    seen: list[Array] | None = None,
 ) -> tuple[bytes, list[dict[str, Any]]]:
     """Return the smallest bytes of values that a codec gives, and the links that decode them.
 
     values is of any dtype and shape; (C_out, C_in, ...) for weights, whose neighbours max looks
     at. The bytes depend on nothing else: not on threads, machine or time. Without max it takes
-    about 10 ns for each byte, with max about 1 us. tables are shared frequency tables.
+    about 10 ns for each byte, with max about 1 us.
+
+    What a file has in common: tables are its shared frequency tables, others arrays of its rows
+    of which values may be a multiple. seen takes the counts of symbols that tables could serve.
     """
-    stream = choose(np.ascontiguousarray(values), encoder(values.shape, max=max, tables=tables))
+    values = np.ascontiguousarray(values)
+    known = encoder(values.shape, max=max, tables=tables, others=others or {}, seen=seen)
+    multiple = scaled.encode(values, known)
+    if multiple is not None:
+        return multiple, [{"id": scaled.ID}]
+    stream = choose(values, known)
     return stream[1:], [{"id": stream[0]}]
 
 
@@ -110,16 +125,18 @@ def decode(
     shape: tuple[int, ...],
     *,
     tables: Sequence[bytes] = (),
+    row: Callable[[int], tuple[int, memoryview]] | None = None,
     isa: str = "",
 ) -> Array:
     """Return the array of this dtype and shape that encode made data from.
 
-    Of raw values it is a view of data. isa names the instruction set of the kernels.
+    Of raw values it is a view of data. tables are shared frequency tables, row returns codec and
+    bytes of another row; isa names the instruction set of the kernels.
 
     Raises:
         FormatError: a codec id is unknown, or the bytes are not what the links say.
     """
-    decoder = Decoder(tables, isa=isa, by_id=by_id)
+    decoder = Decoder(tables, row, isa=isa, by_id=by_id)
     n_bytes = math.prod(shape) * dtype.itemsize
     check(links, len(data), n_bytes)
     for link in reversed(links[1:]):

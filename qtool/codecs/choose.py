@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from qtool import _native
 from qtool.codecs import bitpack, huffman, rans
-from qtool.codecs.streams import SMALL_SYMBOLS, Array, Encoder, bytes_of, item_bytes
+from qtool.codecs.streams import SMALL_SYMBOLS, Array, Bytes, Encoder, bytes_of, item_bytes
 
 SPARSE_ZEROS = 0.3  # share of zeros from which sparse is tried
+SLOW_SYMBOLS = 1 << 17  # arith takes 50 ms for so many: if it makes them
+SLOW_WORTH = 0.94  # times as small
+NOISE_SYMBOLS = 256  # so many with an entropy of 7.8 bits or more are noise, as mantissas are
+NOISE_BITS = int(7.8 * 65536)
+TRIED_SYMBOLS = 1 << 13  # of those
+DOUBT = 0.03  # of what so few say
 MAX_SPARSE = 1 << 20  # bytes; decoding needs as many again
 TRIED_VALUES = 4096  # of so few, a codebook is compared with the planes
 
@@ -61,18 +67,37 @@ def _symbols(values: Array, encoder: Encoder) -> bytes:
     symbols = bytes_of(values)
     n = symbols.size
     counts = _native.count_bytes(symbols)
-    if encoder.seen is not None and n <= rans.SHARED_SYMBOLS:
-        encoder.seen.append(counts)
+    if encoder.seen is not None:  # only the counts are wanted
+        if n <= rans.SHARED_SYMBOLS:
+            encoder.seen.append(counts)
+        return b"\0"
+    plan = rans.plan(counts, n, encoder)
     sizes = {
         "raw": n,
         "bitpack": bitpack.size(counts, n),
         "huffman": huffman.size(counts, n),
-        "rans": rans.size(counts, n, encoder),
+        "rans": plan.size,
     }
     best = min(sizes, key=lambda name: (sizes[name], encoder.codecs[name].id))
-    found = _stream(best, symbols, encoder) or b""
-    if encoder.max or n <= SMALL_SYMBOLS:
-        mixed = _stream("arith", symbols, encoder)
-        if mixed is not None and len(mixed) < len(found):
-            return mixed
-    return found
+    if best == "rans":
+        found = bytes([encoder.codecs["rans"].id]) + rans.encode_as(symbols, plan)
+    else:
+        found = _stream(best, symbols, encoder) or b""
+    return _mixed(symbols, encoder, found)
+
+
+def _mixed(symbols: Bytes, encoder: Encoder, found: bytes) -> bytes:
+    """Return the stream of arith if it is enough smaller than what was found."""
+    n = symbols.size
+    if n >= NOISE_SYMBOLS and _native.entropy(symbols) >= n * NOISE_BITS:
+        return found
+    small = encoder.max or n <= SMALL_SYMBOLS
+    if not small:
+        part = symbols[n // 4 : n // 4 + TRIED_SYMBOLS]  # tells whether contexts help at all
+        tried = _stream("arith", part, encoder) if n <= SLOW_SYMBOLS else None
+        if tried is None or len(tried) * n > (SLOW_WORTH + DOUBT) * len(found) * part.size:
+            return found
+    mixed = _stream("arith", symbols, encoder)
+    if mixed is None or len(mixed) >= (1 if small else SLOW_WORTH) * len(found):
+        return found
+    return mixed

@@ -39,7 +39,7 @@ def encode(values: Array, encoder: Encoder) -> bytes:
     floats = values.dtype.kind not in "iub"
     choices = (NONE, ROTATE, FLOAT_DELTA) if floats else (NONE, ZIGZAG, DELTA)
     part = data[: TRIED_VALUES * width]
-    transform = min(choices, key=lambda t: (_entropy(_split(part, width, t)), t))
+    transform = min(choices, key=lambda t: (sum(map(_native.entropy, _split(part, width, t))), t))
     planes = _split(data, width, transform)
     streams = [encoder.stream(plane) for plane in planes]
     return bytes([width, transform]) + b"".join([*map(sized, streams[:-1]), streams[-1]])
@@ -49,16 +49,6 @@ def _split(data: Bytes, width: int, transform: int) -> Bytes:
     planes = np.empty(data.size, np.uint8)
     _native.split_planes(data, width, transform, planes)
     return planes.reshape(width, -1)
-
-
-def _entropy(planes: Bytes) -> int:
-    """Return the bits of the planes' order-0 entropies, in units of 2**-16."""
-    total = 0
-    for plane in planes:
-        counts = [int(c) for c in _native.count_bytes(plane) if c]
-        n = sum(counts)
-        total += sum(c * (_native.log2_q16(n) - _native.log2_q16(c)) for c in counts)
-    return total
 
 
 def decode(data: memoryview, out: Bytes, decoder: Decoder) -> None:

@@ -6,6 +6,8 @@ shared table. Then the states of the lanes and the words, as qtool/native/codecs
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from qtool import _native
 from qtool.codecs.streams import (
     Array,
@@ -21,8 +23,9 @@ from qtool.codecs.streams import (
 )
 from qtool.errors import FormatError
 
-SHARED_SYMBOLS = 1 << 15  # streams of more have tables of their own
+SHARED_SYMBOLS = 1 << 14  # streams of more have tables of their own
 MAX_TABLES = 256
+STATE_BYTES = {2: 5, 8: 17, 32: 65}  # of so many lanes, about: half of a state holds symbols
 
 
 def encode(values: Array, encoder: Encoder) -> bytes:
@@ -30,23 +33,37 @@ def encode(values: Array, encoder: Encoder) -> bytes:
     symbols = bytes_of(values)
     if symbols.size == 0:
         return b""
-    table, head = plan(_native.count_bytes(symbols), symbols.size, encoder)
-    encoded: bytes = head + _native.rans_encode(symbols, as_bytes(table))
+    return encode_as(symbols, plan(_native.count_bytes(symbols), symbols.size, encoder))
+
+
+def encode_as(symbols: Bytes, planned: Plan) -> bytes:
+    """Return the bytes of symbols under the table that was planned for them."""
+    encoded: bytes = planned.head + _native.rans_encode(symbols, as_bytes(planned.table))
     return encoded
 
 
-def plan(counts: Array, n: int, encoder: Encoder) -> tuple[bytes, bytes]:
-    """Return the table that is best for these counts, and what begins the bytes."""
+class Plan(NamedTuple):
+    """A table, what the bytes begin with, and how many they are, about."""
+
+    table: bytes
+    head: bytes
+    size: int
+
+
+def plan(counts: Array, n: int, encoder: Encoder) -> Plan:
+    """Return the table that is best for n symbols of these counts."""
     own = _native.rans_table(counts)
-    best, head = own, number(0) + sized(own)
-    if n > SHARED_SYMBOLS:
-        return best, head
-    least = _native.rans_cost(counts, as_bytes(own)) + len(head)
-    for index, table in enumerate(encoder.tables):
-        cost = _native.rans_cost(counts, as_bytes(table))
-        if cost is not None and cost + 1 < least:
-            best, head, least = table, number(index + 1), cost + 1
-    return best, head
+    head = number(0) + sized(own)
+    states = STATE_BYTES[_native.rans_lanes(n)]
+    best = Plan(own, head, _native.rans_cost(counts, as_bytes(own)) + len(head) + states)
+    if n > SHARED_SYMBOLS or not encoder.tables:
+        return best
+    costs = _native.rans_costs(counts, list(encoder.tables))
+    known = [(cost, index) for index, cost in enumerate(costs) if cost is not None]
+    if known and min(known)[0] + 1 + states < best.size:
+        cost, index = min(known)
+        return Plan(encoder.tables[index], number(index + 1), cost + 1 + states)
+    return best
 
 
 def decode(data: memoryview, out: Bytes, decoder: Decoder) -> None:
@@ -67,17 +84,3 @@ def decode(data: memoryview, out: Bytes, decoder: Decoder) -> None:
     done = out.size and _native.rans_decode(as_bytes(rest), as_bytes(table), out, decoder.isa)
     if not done:
         raise FormatError(f"rans: {len(data)} bytes are no {out.size} symbols")
-
-
-def size(counts: Array, n: int, encoder: Encoder) -> int:
-    """Return about the bytes that encode would return for n symbols of these counts."""
-    table, head = plan(counts, n, encoder)
-    return len(head) + int(_native.rans_cost(counts, as_bytes(table))) + STATE_BYTES[lanes(n)]
-
-
-def lanes(n: int) -> int:
-    """Return the lanes of a stream of n symbols."""
-    return int(_native.rans_lanes(n))
-
-
-STATE_BYTES = {2: 5, 8: 17, 32: 65}  # about: of the 31 bits of a state, half hold symbols

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 MAX_DEPTH = 6
-SMALL_SYMBOLS = 4096  # streams of so many are also tried with arith: none is slow to decode
+SMALL_SYMBOLS = 2048  # for streams of so many arith is worth its time whenever it is smaller
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Encoder:
     zero: int = 0  # the symbol of least magnitude
     tables: tuple[bytes, ...] = ()  # shared frequency tables
     nested: bool = False  # inside of a codec: no codebooks of codebooks
+    others: Mapping[int, Array] = field(
+        default_factory=dict
+    )  # rows that the values may be multiples of
     seen: list[Array] | None = None  # takes the counts of symbols that a shared table could serve
 
     def stream(self, values: Array, *, layout: Layout | None = None, zero: int = 0) -> bytes:
@@ -65,6 +68,7 @@ class Decoder:
     """What codecs decode with."""
 
     tables: Sequence[bytes] = ()
+    row: Callable[[int], tuple[int, memoryview]] | None = None  # codec and bytes of a row
     depth: int = 0
     isa: str = ""  # of kernels; the fastest by default
     by_id: Callable[[int], Codec] = field(kw_only=True)

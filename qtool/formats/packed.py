@@ -19,16 +19,19 @@ import numpy as np
 import onnx_ir as ir
 
 from qtool import codecs
-from qtool.codecs import arith
-from qtool.codecs.streams import bytes_of, number, take_number
+from qtool.codecs import arith, scaled
+from qtool.codecs.sharing import shared_tables
+from qtool.codecs.streams import Array, bytes_of, number, take_number
 from qtool.errors import FormatError, ModelError
-from qtool.formats import tensors
+from qtool.formats import mapping, tensors
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 INLINE_BYTES = 64  # smaller tensors stay in the graph
 ALIGNMENT = 64  # of raw rows that are worth mapping
 MAPPED_BYTES = 4096
+SHARING_BYTES = 1 << 16  # of tensors whose streams may share frequency tables
+QUOTIENTS = 1 << 18  # steps between 0 and 1 by which multiples are found
 MAX_ROWS = 1 << 20
 MAX_TABLE_BYTES = 512  # of a shared frequency table
 MAX_TEXT_BYTES = 1 << 23  # of graphs that are coded; it takes about a second for each MiB
@@ -100,59 +103,123 @@ def pack(
 ) -> Packed:
     """Return the tensors of clone, each in its smallest codec; takes them out of clone.
 
-    The result is the same for any number of threads.
+    The result is the same for any number of threads. Tensors with the same values are stored
+    once.
     """
+    found, wanted = _distinct(clone)
+    multiples = _multiples(found)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        shared = _shared_tables(found, max, pool)
+
+        def encode(row: int) -> tuple[bytes, int]:
+            values = values_of(found[row])
+            others = multiples.get(row, {})
+            data, links = codecs.smallest(values, max=max, tables=shared, others=others)
+            return data, links[0]["id"]
+
+        encoded = list(progress(pool.map(encode, range(len(found))), "pack", len(found)))
+    rows = [Row(codec, len(data), zlib.crc32(data)) for data, codec in encoded]
+    _refer(clone, location, wanted)
+    return Packed(Table(rows, shared), [data for data, _ in encoded], clone)
+
+
+def _distinct(clone: ir.Model) -> tuple[list[ir.TensorProtocol], list[int]]:
+    """Return the tensors that differ; and of all, in the order of the file, which one it is."""
     found: list[ir.TensorProtocol] = []
     places: dict[object, int] = {}
-    wanted: list[int] = []  # of each tensor in the order of the file: its place in found
+    digests: dict[bytes, int] = {}
+    wanted: list[int] = []
 
     def collect(tensor: ir.TensorProtocol) -> None:
-        if tensors.is_large(tensor, INLINE_BYTES):
-            place = tensor.place if isinstance(tensor, tensors.StoredTensor) else id(tensor)
-            key = (place, tensor.dtype, tuple(tensor.shape.numpy()))
-            if key not in places:
-                places[key] = len(found)
+        if not tensors.is_large(tensor, INLINE_BYTES):
+            return
+        place = tensor.place if isinstance(tensor, tensors.StoredTensor) else id(tensor)
+        key = (place, tensor.dtype, tuple(tensor.shape.numpy()))
+        if key not in places:
+            digest = hashlib.sha256(bytes_of(values_of(tensor)).data).digest()
+            places[key] = digests.setdefault(digest, len(found))
+            if places[key] == len(found):
                 found.append(tensor)
-            wanted.append(places[key])
+        wanted.append(places[key])
 
     tensors.replace_tensors(clone, collect)
-
-    def encode(tensor: ir.TensorProtocol) -> tuple[bytes, bytes, int]:
-        values = values_of(tensor)
-        data, links = codecs.smallest(values, max=max)
-        return hashlib.sha256(bytes_of(values).data).digest(), data, links[0]["id"]
-
-    n_threads = threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(n_threads) as pool:
-        encoded = list(progress(pool.map(encode, found), "pack", len(found)))
-    return _packed(clone, location, encoded, wanted)
+    return found, wanted
 
 
-def _packed(
-    clone: ir.Model, location: str, encoded: list[tuple[bytes, bytes, int]], wanted: list[int]
-) -> Packed:
-    """Return the table of encoded tensors, those with the same values once, and references."""
-    known: dict[bytes, int] = {}
-    table, data = Table(), []
-    for digest, stored, codec in encoded:
-        if digest not in known:
-            known[digest] = len(table.rows)
-            table.rows.append(Row(codec, len(stored), zlib.crc32(stored)))
-            data.append(stored)
-    order = iter(wanted)
+def _multiples(found: Sequence[ir.TensorProtocol]) -> dict[int, dict[int, Array]]:
+    """Return by row other rows, and their values, that it may be a multiple of."""
+    first: dict[tuple[int, int], tuple[int, Array]] = {}  # by size and quotient of two values
+    multiples: dict[int, dict[int, Array]] = {}
+    for row, tensor in enumerate(found):
+        size = tensors.n_bytes(tensor.dtype, tensor.shape.numpy()) // 4
+        in_range = scaled.MIN_VALUES <= size <= scaled.MAX_VALUES
+        if tensor.dtype != ir.DataType.FLOAT or not in_range or len(tensor.shape) > 1:
+            continue
+        values = tensor.numpy()
+        quotient = _quotient(values)
+        others = {r: v for q in (-1, 0, 1) for r, v in [first.get((size, quotient + q), (-1, None))]
+                  if v is not None}  # fmt: skip
+        if others:
+            multiples[row] = others
+        else:
+            first[size, quotient] = row, values
+    return multiples
+
+
+def _quotient(values: Array) -> int:
+    """Return the quotient of two values, about; multiples have the same one, or one beside it."""
+    with np.errstate(all="ignore"):
+        ends = np.sort(np.abs(values.astype(np.float64)))[[0, -1]]
+        quotient = float(ends[0] / ends[1])
+    return round(quotient * QUOTIENTS) if np.isfinite(quotient) else -1
+
+
+def _shared_tables(
+    found: Sequence[ir.TensorProtocol], max: bool, pool: ThreadPoolExecutor
+) -> tuple[bytes, ...]:
+    """Return frequency tables that the small tensors may share."""
+
+    def look(tensor: ir.TensorProtocol) -> list[Array]:
+        seen: list[Array] = []
+        codecs.smallest(values_of(tensor), seen=seen)
+        return seen
+
+    small = [t for t in found if tensors.n_bytes(t.dtype, t.shape.numpy()) <= SHARING_BYTES]
+    counts = [count for seen in pool.map(look, small) for count in seen]
+    return tuple(shared_tables(counts))
+
+
+def _refer(clone: ir.Model, location: str, wanted: Sequence[int]) -> None:
+    """Replace the tensors by references to rows."""
+    rows = iter(wanted)
 
     def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         if not tensors.is_large(tensor, INLINE_BYTES):
             return None
-        row = known[encoded[next(order)][0]]
         return ir.ExternalTensor(
-            location, row, None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()),
+            location, next(rows), None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()),
             name=tensor.name or "", doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
 
     tensors.replace_tensors(clone, refer)
-    return Packed(table, data, clone)
+
+
+def row_reader(
+    table: Table, data: memoryview, start: int
+) -> Callable[[int], tuple[int, memoryview]]:
+    """Return what reads codec and bytes of a row; tensors.bin begins at start of data."""
+
+    def read(number: int) -> tuple[int, memoryview]:
+        if number >= len(table.rows):
+            raise FormatError(f"there is no row {number} in a table of {len(table.rows)}")
+        row = table.rows[number]
+        stored = mapping.view(data, start + row.offset, row.length).data
+        if zlib.crc32(stored) != row.crc:
+            raise FormatError(f"row {number} is damaged (checksum); get the file again")
+        return row.codec, stored
+
+    return read
 
 
 def values_of(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:

@@ -278,6 +278,7 @@ def _load_packed(
     # A reference has the number of a row where a plain one has an offset: any size does.
     loaded = onnx_proto.parse(graph, where, _only(TENSORS, 2 * manifest.MAX_BYTES))
     used: set[int] = set()
+    common = {"tables": table.shared, "row": packed.row_reader(table, data, member.start)}
 
     def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         if not isinstance(tensor, ir.ExternalTensor):
@@ -293,7 +294,7 @@ def _load_packed(
             raise FormatError(f"{where}: {error}") from error
         stored = tensors.StoredTensor(
             data, member.start + row.offset, row.length, tensor.dtype, shape, where=where,
-            links=links, tables=table.shared, crc=row.crc, name=tensor.name,
+            links=links, common=common, crc=row.crc, name=tensor.name,
             doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
         if member.size <= CHECK_BYTES:

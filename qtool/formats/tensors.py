@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,14 +27,14 @@ class StoredTensor(ir.LazyTensor):
     Every use maps the values anew and gives the pages back afterwards, so the memory of a stage
     that looks at one tensor after the other is that of the largest tensor. The checksum is
     checked before the first use. crc is None where the file has none. Encoded values are decoded
-    once for all that use them at the same time.
+    once for all that use them at the same time; common is what codecs.decode needs besides.
 
     Raises (on use):
         FormatError: the bytes are damaged; `where` names file and tensor.
     """
 
     __slots__ = (
-        "_checked", "_crc", "_data", "_kept", "_length", "_links", "_start", "_tables", "_where",
+        "_checked", "_common", "_crc", "_data", "_kept", "_length", "_links", "_start", "_where",
     )  # fmt: skip
 
     def __init__(
@@ -46,13 +47,13 @@ class StoredTensor(ir.LazyTensor):
         *,
         where: str,
         links: Sequence[codecs.Link] = RAW,
-        tables: Sequence[bytes] = (),
+        common: Mapping[str, Any] = MappingProxyType({}),
         crc: int | None = None,
         **named: Any,
     ) -> None:
         super().__init__(self._value, dtype, ir.Shape(shape), **named)
         self._data, self._start, self._length = data, start, length
-        self._where, self._links, self._tables, self._crc = where, links, tables, crc
+        self._where, self._links, self._common, self._crc = where, links, common, crc
         self._checked = crc is None
         self._kept: Callable[[], Any] = lambda: None
 
@@ -111,7 +112,7 @@ class StoredTensor(ir.LazyTensor):
             return values
         stored = mapping.view(self._data, self._start, self._length).data
         dtype, elements = _layout(self.dtype, self.shape.numpy())
-        values = codecs.decode(stored, self._links, dtype, elements, tables=self._tables)
+        values = codecs.decode(stored, self._links, dtype, elements, **self._common)
         if self.is_encoded:
             values.flags.writeable = False
             small = values.nbytes <= KEPT_BYTES

@@ -86,6 +86,37 @@ nb::object rans_cost(const Counts& counts, const In& table) {
   return nb::int_((cost + (1u << 19) - 1) >> 19);
 }
 
+// The same under each of several tables.
+nb::list rans_costs(const Counts& counts, const nb::list& tables) {
+  uint64_t copy[256];
+  copy_counts(counts, copy);
+  nb::list costs;
+  for (const nb::handle item : tables) {
+    const auto bytes = nb::cast<nb::bytes>(item);
+    const auto* const data = static_cast<const uint8_t*>(bytes.data());
+    RansTable table;
+    require(read_table({data, data + bytes.size()}, table), "the frequency table is impossible");
+    const uint64_t cost = stream_cost(copy, table);
+    if (cost == UINT64_MAX) {
+      costs.append(nb::none());
+    } else {
+      costs.append((cost + (1u << 19) - 1) >> 19);
+    }
+  }
+  return costs;
+}
+
+// The order-0 entropy of all bytes, in units of 2**-16 bits.
+uint64_t entropy_of(const In& data) {
+  uint64_t counts[256], total = 0;
+  const nb::gil_scoped_release unlocked;
+  count_bytes(data.data(), data.size(), counts);
+  for (uint64_t count : counts) {
+    if (count > 0) total += count * (log2_q16(data.size()) - log2_q16(count));
+  }
+  return total;
+}
+
 nb::bytes rans_encode_bytes(const In& symbols, const In& table) {
   const RansTable read = table_of(table);
   uint64_t counts[256];
@@ -244,13 +275,11 @@ bool unpacked_bits(const In& packed, int bits, const Out& symbols) {
 
 void bind_codecs(nb::module_& module) {
   module.def("count_bytes", &counts_of, "data"_a.noconvert());
-  module.def("log2_q16", [](uint64_t x) {
-    require(x > 0 && x < uint64_t{1} << 62, "x is out of range");
-    return log2_q16(x);
-  });
+  module.def("entropy", &entropy_of, "data"_a.noconvert());
   module.def("rans_lanes", [](size_t n) { return lanes_for(n); });
   module.def("rans_table", &rans_table, "counts"_a.noconvert());
   module.def("rans_cost", &rans_cost, "counts"_a.noconvert(), "table"_a.noconvert());
+  module.def("rans_costs", &rans_costs, "counts"_a.noconvert(), "tables"_a);
   module.def("rans_encode", &rans_encode_bytes, "symbols"_a.noconvert(), "table"_a.noconvert());
   module.def("rans_decode", &rans_decode_bytes, "data"_a.noconvert(), "table"_a.noconvert(),
              "out"_a.noconvert(), "isa"_a = "");

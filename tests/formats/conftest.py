@@ -26,6 +26,14 @@ def builders() -> dict[str, Callable[[], Model]]:
     return freeze_golden.GOOD
 
 
+@pytest.fixture(scope="session")
+def packed_builders() -> dict[str, Callable[[], Model]]:
+    """What the packed golden files were made from, by name."""
+    import freeze_golden
+
+    return freeze_golden.PACKED
+
+
 @pytest.fixture
 def full(builders: dict[str, Callable[[], Model]]) -> Model:
     """A model with subgraphs, functions, custom ops, statistics and history."""

@@ -15,6 +15,21 @@ inline uint32_t split(uint32_t low, uint32_t high, uint32_t p) noexcept {
   return low + static_cast<uint32_t>((uint64_t{high - low} * p) >> kProbabilityBits);
 }
 
+// The least number of bytes that, with zeros after them, give a value from low to high.
+inline int fewest_bytes(uint32_t low, uint32_t high, uint32_t& value) noexcept {
+  value = 0;
+  if (low == 0) return 0;
+  for (int kept = 1; kept < 4; ++kept) {
+    const uint64_t rest = 0xFFFFFFFFu >> (8 * kept);
+    const uint64_t rounded = (low + rest) & ~rest;
+    if (rounded > high) continue;
+    value = static_cast<uint32_t>(rounded);
+    return kept;
+  }
+  value = low;
+  return 4;
+}
+
 class BinaryEncoder {
  public:
   explicit BinaryEncoder(Bytes& out) : out_(out) {}
@@ -31,14 +46,9 @@ class BinaryEncoder {
 
   // Writes the fewest bytes that, with zeros after them, lie in the range.
   void finish() {
-    if (low_ == 0) return;
-    for (int kept = 1; kept <= 4; ++kept) {
-      const uint32_t rest = kept == 4 ? 0 : 0xFFFFFFFFu >> (8 * kept);
-      const uint64_t value = (uint64_t{low_} + rest) & ~uint64_t{rest};
-      if (value > high_) continue;
-      for (int i = 0; i < kept; ++i) out_.push_back(static_cast<uint8_t>(value >> (24 - 8 * i)));
-      return;
-    }
+    uint32_t value;
+    const int kept = fewest_bytes(low_, high_, value);
+    for (int i = 0; i < kept; ++i) out_.push_back(static_cast<uint8_t>(value >> (24 - 8 * i)));
   }
 
  private:
@@ -49,8 +59,9 @@ class BinaryEncoder {
 class BinaryDecoder {
  public:
   // Bytes after the end read as 0: the encoder leaves out what they would say.
-  explicit BinaryDecoder(Reader& in) : in_(in) {
+  explicit BinaryDecoder(Reader& in) : in_(in), size_(in.left()) {
     for (int i = 0; i < 4; ++i) shift_in();
+    shifted_ = 0;
   }
 
   int code(uint32_t p) noexcept {
@@ -65,22 +76,25 @@ class BinaryDecoder {
     return bit;
   }
 
-  // Whether more than the 4 bytes that a right stream may leave out were missing.
-  bool overrun() const noexcept { return missing_ > 4; }
-  // How many of the bytes the decoder has looked at beyond what an encoder wrote is unknown; where
-  // a stream is followed by something, its length is written in front of it.
-  int missing() const noexcept { return missing_; }
+  // Whether more is missing than the 4 bytes that an encoder may leave out.
+  bool overrun() const noexcept { return shifted_ > size_; }
+
+  // Whether the bytes were as many as the encoder of what was decoded writes.
+  bool exact() const noexcept {
+    uint32_t value;
+    return size_ == shifted_ + static_cast<size_t>(fewest_bytes(low_, high_, value));
+  }
 
  private:
   void shift_in() noexcept {
     const bool there = in_.at != in_.end;
-    missing_ += there ? 0 : 1;
+    ++shifted_;
     value_ = value_ << 8 | (there ? *in_.at++ : 0u);
   }
 
   Reader& in_;
+  size_t size_, shifted_ = 0;
   uint32_t low_ = 0, high_ = 0xFFFFFFFFu, value_ = 0;
-  int missing_ = 0;
 };
 
 // A probability that moves towards what it sees: fast at first, then by 1 / 2**kSlow.

@@ -90,7 +90,7 @@ bool read_lengths(Reader& in, uint8_t (&lengths)[256]) {
   in.at += size;
   BinaryDecoder coder(coded);
   code_all(coder, lengths);
-  if (coded.at != coded.end || coder.overrun()) return false;
+  if (!coder.exact()) return false;
   uint32_t space = 0;
   int used = 0;
   for (uint8_t length : lengths) {

@@ -28,7 +28,7 @@ void see(uint32_t& slot, int bit, uint32_t limit) noexcept {
   const uint32_t n = slot & ((1u << kCountBits) - 1);
   const auto p = static_cast<int64_t>(slot >> kCountBits);
   const int64_t target = bit ? (1 << 22) - 1 : 0;
-  const int64_t moved = p + (target - p) * static_cast<int64_t>(kRates.of[n]) / 65536;
+  const int64_t moved = p + ((target - p) * static_cast<int64_t>(kRates.of[n]) >> 16);
   slot = static_cast<uint32_t>(moved) << kCountBits | (n < limit ? n + 1 : n);
 }
 
@@ -36,7 +36,8 @@ void see(uint32_t& slot, int bit, uint32_t limit) noexcept {
 template <int n>
 class Mixer {
  public:
-  Mixer(size_t sets, int32_t first) : weights_(sets * n, first) {}
+  // Weights begin at first; slow is the rate at which they learn in the end.
+  Mixer(size_t sets, int32_t first, int32_t slow) : weights_(sets * n, first), slow_(slow) {}
 
   uint32_t probability(const int (&inputs)[n], size_t set) noexcept {
     weights_at_ = weights_.data() + set * n;
@@ -50,23 +51,22 @@ class Mixer {
   }
 
   void see(const int (&inputs)[n], int bit) noexcept {
-    const int64_t error = (bit ? 65536 : 0) - static_cast<int64_t>(p_);
-    const int64_t rate = kSlow + kFast / (1 + seen_ / kHalf);
-    ++seen_;
+    const int32_t error = ((bit ? 65536 : 0) - static_cast<int32_t>(p_)) * rate_ >> 4;
+    if ((++seen_ & (kHalf - 1)) == 0) rate_ = slow_ + kFast / (1 + seen_ / kHalf);
     for (int i = 0; i < n; ++i) {
-      const int64_t moved = weights_at_[i] + (inputs[i] * error * rate + (1 << 19)) / (1 << 20);
-      weights_at_[i] = static_cast<int32_t>(std::clamp<int64_t>(moved, -kMost, kMost));
+      const int32_t moved = weights_at_[i] + ((inputs[i] * error + (1 << 15)) >> 16);
+      weights_at_[i] = std::clamp(moved, -kMost, kMost);
     }
   }
 
  private:
-  static constexpr int64_t kSlow = 2, kFast = 14, kHalf = 4096;  // rates, and when it is halved
-  static constexpr int64_t kMost = int64_t{1} << 24;
+  static constexpr int32_t kFast = 14, kHalf = 4096;  // more rate at first, and when it is halved
+  static constexpr int32_t kMost = 1 << 18;
 
   std::vector<int32_t> weights_;
   int32_t* weights_at_ = nullptr;
   uint32_t p_ = 0;
-  int64_t seen_ = 0;
+  int32_t slow_, seen_ = 0, rate_ = slow_ + kFast;
 };
 
 // A class of 0 to 15 of the distance from zero: its sign, and how many bits it has.
@@ -80,29 +80,30 @@ int distance_class(uint8_t symbol, uint8_t zero) noexcept {
 // Contexts of kValues.
 class Values {
  public:
-  static constexpr int kInputs = 6;
+  static constexpr int kInputs = 4;
   static constexpr uint32_t kLimit = 1000;
 
-  Values(const uint8_t* symbols, size_t, const MixLayout& layout)
-      : symbols_(symbols), layout_(layout), mixer_(8, (1 << 16) * 2 / 5) {
-    for (auto& table : tables_) table.assign(kClasses * 256, kUnknown);
+  Values(const uint8_t* symbols, size_t n, const MixLayout& layout)
+      : symbols_(symbols), layout_(layout), mixer_(8, (1 << 16) * 1 / 4, 8) {
+    while (bits_ < kMostBits && (size_t{1} << bits_) < 16 * n) ++bits_;
+    for (auto& table : tables_) table.assign(size_t{1} << bits_, kUnknown);
   }
 
   void begin(size_t i) noexcept {
     const int left = at(i, 1), left2 = at(i, 2);
-    const int up = at(i, layout_.step), up2 = at(i, 2 * layout_.step), row = at(i, layout_.row);
-    near_ += ((left & 7) * 32 - near_) / 4;  // a running mean of magnitudes
+    const int up = at(i, layout_.step), up2 = at(i, 2 * layout_.step);
     contexts_[0] = 0;
     contexts_[1] = static_cast<size_t>(left * 16 + left2);
     contexts_[2] = static_cast<size_t>(up * 16 + up2);
-    contexts_[3] = static_cast<size_t>(row * 16 + (left & 7) + (up & 8));
-    contexts_[4] = static_cast<size_t>(near_);
-    contexts_[5] = static_cast<size_t>(i / layout_.row % kClasses);
+    contexts_[3] = static_cast<size_t>(i / layout_.row % kClasses);
   }
 
   uint32_t probability(int node, int bit) noexcept {
     for (int k = 0; k < kInputs; ++k) {
-      slots_[k] = &tables_[static_cast<size_t>(k)][contexts_[k] * 256 + static_cast<size_t>(node)];
+      // Odd, so that no two meet where there is a place for each.
+      const auto index =
+          static_cast<uint16_t>((contexts_[k] * 256 + static_cast<size_t>(node)) * 0x9E35u);
+      slots_[k] = &tables_[static_cast<size_t>(k)][index >> (kMostBits - bits_)];
       inputs_[k] = logistic().stretch[*slots_[k] >> 20];
     }
     return mixer_.probability(inputs_, static_cast<size_t>(bit));
@@ -117,6 +118,7 @@ class Values {
 
  private:
   static constexpr size_t kClasses = 256;
+  static constexpr int kMostBits = 16;
 
   int at(size_t i, uint64_t back) const noexcept {
     return back <= i ? distance_class(symbols_[i - back], layout_.zero) : 0;
@@ -128,7 +130,7 @@ class Values {
   size_t contexts_[kInputs] = {};
   uint32_t* slots_[kInputs] = {};
   int inputs_[kInputs] = {};
-  int near_ = 64;
+  int bits_ = 9;
   Mixer<kInputs> mixer_;
 };
 
@@ -136,45 +138,58 @@ class Values {
 // followed the last time that the same bytes came.
 class Text {
  public:
-  static constexpr int kOrders = 8;
+  static constexpr int kOrders = 5;
   static constexpr int kInputs = kOrders + 1;
-  static constexpr uint32_t kLimit = 255;
+  static constexpr uint32_t kLimit = 30;
 
   Text(const uint8_t* symbols, size_t n, const MixLayout&)
-      : symbols_(symbols), mixer_(8 * 4, (1 << 16) * 3 / 10) {
+      : symbols_(symbols), mixer_(4, (1 << 16) * 3 / 16, 12) {
     bits_ = 12;
-    while (bits_ < 22 && (size_t{1} << bits_) < n * 16) ++bits_;
+    while (bits_ < 22 && (size_t{1} << bits_) < n * 8) ++bits_;
     for (auto& table : tables_) table.assign(size_t{1} << bits_, kUnknown);
     lasts_.assign(size_t{1} << (bits_ - 4), 0);
+    for (auto& table : refinements_) {
+      for (uint32_t i = 0; i < kCounts * kLevels; ++i) {
+        const uint32_t p = (2 * (i % kLevels) + 1) << (31 - kLevelBits);
+        table[i] = (p & ~((1u << kCountBits) - 1)) | 6;
+      }
+    }
   }
 
   void begin(size_t i) noexcept {
     uint64_t before = 0;  // the last 8 bytes, the last one lowest
     for (size_t k = 1; k <= 8 && k <= i; ++k) before |= uint64_t{symbols_[i - k]} << (8 * (k - 1));
-    constexpr int kLengths[] = {0, 1, 2, 3, 4, 6};
-    for (int k = 0; k < 6; ++k) {
-      const uint64_t kept = kLengths[k] == 0 ? 0 : before << (64 - 8 * kLengths[k]);
-      hashes_[k] = hash(kept + static_cast<uint64_t>(k));
+    for (int k = 0; k < 3; ++k) {  // the last one, two, three bytes
+      hashes_[k] = hash((before << (56 - 8 * k)) + static_cast<uint64_t>(k));
     }
-    hashes_[6] = hash((before & 0xFF000000FF000000u) + 6);  // 4 and 8 back
-    hashes_[7] = hash((before & 0xFFFF00) + 7);             // 2 and 3 back
+    if (i > 0) see_word(symbols_[i - 1]);
+    hashes_[3] = hash((before & 0xFF000000FF000000u) + 3);  // 4 and 8 back
+    hashes_[4] = hash(word_ * 0x9E3779B97F4A7C15u + last_word_ + 4);
     find_match(i, before);
   }
 
   uint32_t probability(int node, int bit) noexcept {
-    const uint64_t mask = (uint64_t{1} << bits_) - 1;
+    // The 15 nodes of half a byte lie side by side.
+    const int half = bit & 3;
+    const size_t place = static_cast<size_t>(1 << half | (node & ((1 << half) - 1)));
     for (int k = 0; k < kOrders; ++k) {
-      const uint64_t index = (hashes_[k] + static_cast<uint64_t>(node) * 0x9E3779B97F4A7C15u);
-      slots_[k] = &tables_[static_cast<size_t>(k)][(index ^ index >> 29) & mask];
-      inputs_[k] = logistic().stretch[*slots_[k] >> 20];
+      if (half == 0) {
+        const uint64_t index = hash(hashes_[k] + static_cast<uint64_t>(bit == 0 ? 0 : node));
+        buckets_[k] =
+            &tables_[static_cast<size_t>(k)][(index >> 8 << 4) & ((size_t{1} << bits_) - 1)];
+      }
+      slots_[k] = buckets_[k] + place;
+      refined_[k] = &refinements_[static_cast<size_t>(k)][refinement(*slots_[k])];
+      inputs_[k] = logistic().stretch[*refined_[k] >> 20];
     }
     const int set = match_input(node, bit);
-    return mixer_.probability(inputs_, static_cast<size_t>(set * 8 + bit));
+    return mixer_.probability(inputs_, static_cast<size_t>(set));
   }
 
   void see(int bit) noexcept {
     mixer_.see(inputs_, bit);
     for (uint32_t* slot : slots_) codecs::see(*slot, bit, kLimit);
+    for (uint32_t* slot : refined_) codecs::see(*slot, bit, kLimit);
     if (expected_ >= 0)
       codecs::see(matches_[std::min<size_t>(length_, 31)], bit == expected_, 1000);
     if (expected_ >= 0 && bit != expected_) length_ = 0;
@@ -184,10 +199,29 @@ class Text {
 
  private:
   static constexpr int kShortest = 5;
+  static constexpr uint32_t kCounts = 24, kLevels = 64;
+  static constexpr int kLevelBits = 6;
 
   static uint64_t hash(uint64_t x) noexcept {
     x *= 0xD6E8FEB86659FD93u;
     return x ^ x >> 32;
+  }
+
+  // What a slot has come to be worth: by how much it has seen, and what it says.
+  static size_t refinement(uint32_t slot) noexcept {
+    const uint32_t seen = std::min(slot & ((1u << kCountBits) - 1), kCounts - 1);
+    return seen * kLevels + (slot >> (32 - kLevelBits));
+  }
+
+  // Words of letters: a hash of the one that the last bytes are in, 0 in none, and the one before.
+  void see_word(uint8_t symbol) noexcept {
+    const auto lower = static_cast<uint8_t>(symbol | 32);
+    if (lower >= 'a' && lower <= 'z') {
+      word_ = (word_ + symbol + 1) * 0x2545F4914F6CDD1Du;
+    } else if (word_ != 0) {
+      last_word_ = word_;
+      word_ = 0;
+    }
   }
 
   void find_match(size_t i, uint64_t before) noexcept {
@@ -223,10 +257,14 @@ class Text {
   std::array<std::vector<uint32_t>, kOrders> tables_;
   std::vector<size_t> lasts_;
   uint64_t hashes_[kOrders] = {};
+  uint32_t* buckets_[kOrders] = {};
   uint32_t* slots_[kOrders] = {};
+  uint32_t* refined_[kOrders] = {};
+  uint32_t refinements_[kOrders][kCounts * kLevels];
   int inputs_[kInputs] = {};
   std::vector<uint32_t> matches_ = std::vector<uint32_t>(32, kUnknown);
   size_t length_ = 0, match_ = 0;
+  uint64_t word_ = 0, last_word_ = 0;
   int expected_ = -1;
   Mixer<kInputs> mixer_;
 };
@@ -294,7 +332,7 @@ bool mix_decode(Reader in, uint8_t* out, size_t n) {
   const bool done = model == static_cast<uint8_t>(MixModel::kValues)
                         ? run<Values>(coder, out, n, layout)
                         : run<Text>(coder, out, n, layout);
-  return done && in.at == in.end && !coder.overrun();
+  return done && coder.exact();
 }
 
 }  // namespace qtool::codecs

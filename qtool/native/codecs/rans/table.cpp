@@ -114,10 +114,17 @@ uint64_t stream_cost(const uint64_t (&counts)[256], const RansTable& table) noex
 
 RansTable best_table(const uint64_t (&counts)[256]) {
   uint32_t present = 0;
-  for (uint64_t count : counts) present += count != 0;
+  uint64_t n = 0;
+  for (uint64_t count : counts) {
+    present += count != 0;
+    n += count;
+  }
+  // Finer tables than n symbols can pay for are not looked at, nor coarser ones where all can.
+  const int finest = n < 1u << 12 ? 11 : n < 1u << 16 ? 13 : kMaxTableBits;
+  const int coarsest = n < 1u << 12 ? kMinTableBits : n < 1u << 16 ? 9 : 12;
   RansTable best;
   uint64_t least = std::numeric_limits<uint64_t>::max();
-  for (int bits = kMaxTableBits; bits >= kMinTableBits && present <= 1u << bits; --bits) {
+  for (int bits = finest; bits >= coarsest && present <= 1u << bits; --bits) {
     const RansTable table = scaled_table(counts, bits);
     Bytes written;
     write_table(table, written);
@@ -143,7 +150,7 @@ bool read_table(Reader in, RansTable& table) {
   if (!in.ok || table.bits < kMinTableBits || table.bits > kMaxTableBits) return false;
   std::fill(std::begin(table.frequency), std::end(table.frequency), 0u);
   BinaryDecoder coder(in);
-  return code_frequencies(coder, table) && in.at == in.end && !coder.overrun();
+  return code_frequencies(coder, table) && coder.exact();
 }
 
 }  // namespace qtool::codecs
