@@ -42,6 +42,10 @@ STAGE = "qtool.stages.quantize"
               type=Registered(STAGE, "ROUNDING", "rounding"),
               help="How weights become integers: nearest, or by the error of the layer's output "
               "from the Gram matrices of calibrate --gram. auto: descent where there are any.")
+@click.option("--correct", default="auto", show_default=True,
+              type=Registered(STAGE, "CORRECTIONS", "bias correction"),
+              help="sequential: with --data, layer after layer, shift biases so that each channel "
+              "has the mean of the float model. auto: where there are samples.")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True,
               help="A weight scale for each output channel, or one for all.")
 @click.option("--block-size", type=click.IntRange(0), metavar="N",

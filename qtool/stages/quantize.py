@@ -28,7 +28,9 @@ from qtool.quant.weights import WEIGHT_METHODS
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
-from qtool.stages.calibrate import calibrate, cores
+from qtool.stages._correction import correct
+from qtool.stages.calibrate import calibrate, cores, untracked
+from qtool.statistics.gram import gram_layers
 from qtool.statistics.histogram import merged
 from qtool.statistics.ranges import RANGES
 
@@ -39,6 +41,8 @@ FORMATS = ("qdq", "qoperator")
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
 WEIGHTS = ("int8", "uint8", "int4", "uint4")
 ROUNDING = ("auto", *ROUNDINGS)
+CORRECTIONS = ("auto", "none", "sequential")
+GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 
@@ -60,6 +64,7 @@ class Options:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
+    correct: str = "auto"  # sequential where there are samples
     integer_outputs: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +79,7 @@ class Options:
         lookup(dict.fromkeys(WEIGHTS), self.weights, "weight type")
         lookup(RANGES, self.range, "range method")
         lookup(dict.fromkeys(ROUNDING), self.rounding, "rounding")
+        lookup(dict.fromkeys(CORRECTIONS), self.correct, "bias correction")
         if self.weight_method is not None:
             lookup(WEIGHT_METHODS, self.weight_method, "weight method")
         if self.format == "qoperator" and self.activations.endswith("16"):
@@ -142,15 +148,8 @@ def quantize(
     if mode == "auto":
         mode = "static" if model.statistics is not None or data is not None else "auto"
     if mode == "static" and model.statistics is None:
-        model = _calibrated(model, data, threads, progress)
-    elif data is not None:
-        why = f"for mode {mode}" if mode != "static" else "as the statistics are there"
-        log.warning("the samples are not used: none are needed %s", why)
-    if mode == "static" and model.statistics is not None and model.statistics.shards:
-        part = ", ".join(model.statistics.shards)
-        log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
-    if chosen.format == "qoperator" and mode != "static":
-        raise UsageError("--format qoperator is for static quantization: give --data or statistics")
+        model = _calibrated(model, data, threads, progress, chosen)
+    _check(model, chosen, mode, data)
     static = partial(_static, threads=threads)
     make: dict[str, Callable[[Model, Options], Model]] = {
         "static": static,
@@ -159,6 +158,10 @@ def quantize(
         "auto": _auto,
     }
     result = make[mode](model, chosen)
+    if mode == "static" and data is not None and chosen.correct != "none":
+        used, tracked = threads or cores(), progress or untracked
+        names = correct(model, result, data=data, threads=used, progress=tracked)
+        log.info("corrected the biases of %d layers, front to back", len(names))
     if chosen.format == "qoperator":
         from qtool.quant.qoperator import to_qoperator
 
@@ -173,13 +176,35 @@ def quantize(
     return result.then("quantize", chosen.changed())
 
 
-def _calibrated(model: Model, data: Any, threads: int | None, progress: Any) -> Model:
+def _check(model: Model, options: Options, mode: str, data: Any) -> None:
+    """Refuse or mention what does not go with the mode."""
+    if data is not None and mode != "static":
+        log.warning("the samples are not used: none are needed for mode %s", mode)
+    if options.correct == "sequential" and (mode != "static" or data is None):
+        raise UsageError("--correct sequential is for static quantization: give --data")
+    if mode == "static" and model.statistics is not None and model.statistics.shards:
+        part = ", ".join(model.statistics.shards)
+        log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
+    if options.format == "qoperator" and mode != "static":
+        raise UsageError("--format qoperator is for static quantization: give --data or statistics")
+
+
+def _calibrated(
+    model: Model, data: Any, threads: int | None, progress: Any, options: Options
+) -> Model:
     if data is None:
         raise UsageError(
             "static quantization needs statistics: give --data, or run qtool calibrate first"
         )
     more = {} if progress is None else {"progress": progress}
-    return calibrate(model, data=data, threads=threads, **more)
+    gram = options.rounding != "nearest" and _gram_bytes(model) <= GRAM_BYTES
+    return calibrate(model, data=data, threads=threads, gram=gram, **more)
+
+
+def _gram_bytes(model: Model) -> int:
+    """Return the memory that all Gram matrices take."""
+    layers = {layer.what: layer.state_bytes for layer in gram_layers(infer_shapes(model))}
+    return sum(layers.values())
 
 
 def _prepared(model: Model, needed: int) -> Model:

@@ -6,6 +6,7 @@ import pytest
 
 import qtool
 from qtool.data import open_samples
+from qtool.errors import UsageError
 from qtool.formats import load
 from qtool.model import array
 from qtool.runtime.ort import OrtSession
@@ -88,3 +89,36 @@ def test_the_vector_behind_a_matmul_takes_its_shift(calibrated):
 
     add = next(n for n in quantized.graph if n.op_type == "Add")
     assert not np.array_equal(array(add.inputs[1]), array(model.graph.initializers["b3"]))
+
+
+def channel_means(model, name, data):
+    session = OrtSession(model, outputs=[name])
+    outputs = (np.maximum(session.run(x.feeds)[name], 0) for x in data)  # its Relu is in Q
+    return np.mean([y.mean((0, 2, 3)) for y in outputs], axis=0)
+
+
+def test_sequential_correction_restores_the_means_of_channels(calibrated):
+    model, data = calibrated
+    options = {"weights": "int4", "rounding": "nearest"}
+
+    plain = qtool.quantize(model, **options)
+    corrected = qtool.quantize(model, data=data, correct="sequential", **options)
+
+    wanted = channel_means(model, "d", data)
+    off = [np.abs(channel_means(q, "d", data) - wanted).mean() for q in (plain, corrected)]
+    assert off[1] < 0.5 * off[0]
+
+
+def test_correction_gives_the_same_bytes_for_any_number_of_threads(calibrated):
+    model, data = calibrated
+
+    one, two = (qtool.quantize(model, data=data, threads=n) for n in (1, 2))
+
+    assert ir.to_proto(one.ir).SerializeToString() == ir.to_proto(two.ir).SerializeToString()
+
+
+def test_correction_without_samples_is_refused(calibrated):
+    model, _ = calibrated
+
+    with pytest.raises(UsageError, match="give --data"):
+        qtool.quantize(model, correct="sequential")
