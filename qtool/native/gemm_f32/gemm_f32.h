@@ -31,12 +31,22 @@ struct DequantizePanelArgs {
   bool halves;
 };
 
+// y[c] = bias[c] + sum over taps of x[tap][c] * w[tap][c]: one pixel of a depthwise convolution
+struct DepthwiseF32Args {
+  const float* const* x;  // (taps,) of (channels,); null where it is outside the image
+  int64_t taps, channels;
+  const float* w;     // (taps, channels)
+  const float* bias;  // (channels,) or null
+  float* y;           // (channels,)
+};
+
 struct GemmF32Variant {
   Isa isa;
   int64_t panel;
   int64_t rows;  // of a tile
   void (*run)(const GemmF32Args&) noexcept;
   void (*dequantize)(const DequantizePanelArgs&) noexcept;
+  void (*depthwise)(const DepthwiseF32Args&) noexcept;
 
   int64_t padded(int64_t n) const noexcept { return (n + panel - 1) / panel * panel; }
 

@@ -104,9 +104,39 @@ struct Tiles {
     }
   }
 
+  // Channels c .. c + vectors * kLanes - 1.
+  template <int vectors>
+  static inline void depthwise_block(const DepthwiseF32Args& a, int64_t c) {
+    Vector acc[vectors] = {};
+    if (a.bias != nullptr) {
+      for (int j = 0; j < vectors; ++j) acc[j] = load(a.bias + c + j * kLanes);
+    }
+    for (int64_t tap = 0; tap < a.taps; ++tap) {
+      if (a.x[tap] == nullptr) continue;
+      const float *x = a.x[tap] + c, *w = a.w + tap * a.channels + c;
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) acc[j] += load(x + j * kLanes) * load(w + j * kLanes);
+    }
+    std::memcpy(a.y + c, acc, sizeof acc);
+  }
+
+  static void depthwise(const DepthwiseF32Args& args) noexcept {
+    const DepthwiseF32Args a = args;
+    int64_t c = 0;
+    for (; c + 4 * kLanes <= a.channels; c += 4 * kLanes) depthwise_block<4>(a, c);
+    for (; c + kLanes <= a.channels; c += kLanes) depthwise_block<1>(a, c);
+    for (; c < a.channels; ++c) {
+      float acc = a.bias == nullptr ? 0 : a.bias[c];
+      for (int64_t tap = 0; tap < a.taps; ++tap) {
+        if (a.x[tap] != nullptr) acc += a.x[tap][c] * a.w[tap * a.channels + c];
+      }
+      a.y[c] = acc;
+    }
+  }
+
   static constexpr GemmF32Variant variant(Isa isa) {
     static_assert(kPanel <= kMostPanelF32);
-    return {isa, kPanel, kRows, run, dequantize};
+    return {isa, kPanel, kRows, run, dequantize, depthwise};
   }
 };
 

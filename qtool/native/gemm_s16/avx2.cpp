@@ -23,6 +23,8 @@ struct Pairs {
 
 }  // namespace
 
-const GemmS16Variant gemm_s16__avx2 = {Isa::kAvx2, TilesS16<Pairs, 4>::run, finish};
+const GemmS16Variant gemm_s16__avx2 = {
+    Isa::kAvx2,         TilesS16<Pairs, 4>::run, finish,
+    depthwise<uint8_t>, depthwise<uint16_t>,     depthwise<int16_t>};
 
 }  // namespace qtool

@@ -21,6 +21,8 @@ struct Pairs {
 
 }  // namespace
 
-const GemmS16Variant gemm_s16__avx512 = {Isa::kAvx512, TilesS16<Pairs, 8>::run, finish};
+const GemmS16Variant gemm_s16__avx512 = {
+    Isa::kAvx512,       TilesS16<Pairs, 8>::run, finish,
+    depthwise<uint8_t>, depthwise<uint16_t>,     depthwise<int16_t>};
 
 }  // namespace qtool

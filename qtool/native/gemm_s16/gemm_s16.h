@@ -29,10 +29,27 @@ struct FinishS16Args {
   int32_t* y;  // (kPanelS16,)
 };
 
+// acc[c] = sum over taps of (x[tap][c] - middle) * w[tap][c]: one pixel of a depthwise convolution
+template <typename T>
+struct DepthwiseS16Args {
+  const T* const* x;  // (taps,) of (channels,)
+  int64_t taps, channels;
+  int32_t middle;
+  const int16_t* w;  // (taps, channels)
+  int32_t* acc;      // (channels,)
+};
+
 struct GemmS16Variant {
   Isa isa;
   void (*run)(const GemmS16Args&) noexcept;
   void (*finish)(const FinishS16Args&) noexcept;
+  void (*depthwise_u8)(const DepthwiseS16Args<uint8_t>&) noexcept;
+  void (*depthwise_u16)(const DepthwiseS16Args<uint16_t>&) noexcept;
+  void (*depthwise_s16)(const DepthwiseS16Args<int16_t>&) noexcept;
+
+  void depthwise(const DepthwiseS16Args<uint8_t>& args) const noexcept { depthwise_u8(args); }
+  void depthwise(const DepthwiseS16Args<uint16_t>& args) const noexcept { depthwise_u16(args); }
+  void depthwise(const DepthwiseS16Args<int16_t>& args) const noexcept { depthwise_s16(args); }
 };
 
 #define QTOOL_GEMM_S16(isa, name) extern const GemmS16Variant name;

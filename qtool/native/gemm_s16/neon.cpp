@@ -34,6 +34,8 @@ struct Pairs {
 
 }  // namespace
 
-const GemmS16Variant gemm_s16__neon = {Isa::kNeon, TilesS16<Pairs, 4>::run, finish};
+const GemmS16Variant gemm_s16__neon = {
+    Isa::kNeon,         TilesS16<Pairs, 4>::run, finish,
+    depthwise<uint8_t>, depthwise<uint16_t>,     depthwise<int16_t>};
 
 }  // namespace qtool

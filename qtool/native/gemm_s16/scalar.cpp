@@ -18,6 +18,7 @@ void run(const GemmS16Args& a) noexcept {
 
 }  // namespace
 
-const GemmS16Variant gemm_s16__scalar = {Isa::kScalar, run, finish};
+const GemmS16Variant gemm_s16__scalar = {
+    Isa::kScalar, run, finish, depthwise<uint8_t>, depthwise<uint16_t>, depthwise<int16_t>};
 
 }  // namespace qtool

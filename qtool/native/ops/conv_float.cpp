@@ -46,7 +46,8 @@ class ConvFloat final : public Op {
     return total;
   }
   size_t scratch_bytes() const noexcept override {
-    return depthwise_ || direct() ? 0 : size_t(kBlock * patches_.depth()) * sizeof(float);
+    if (depthwise_) return size_t(patches_.depth()) * sizeof(float*);
+    return direct() ? 0 : size_t(kBlock * patches_.depth()) * sizeof(float);
   }
 
   void run(const Run& run) const noexcept override {
@@ -80,11 +81,13 @@ class ConvFloat final : public Op {
   void run_block(const Run& run, int64_t first, int64_t n, int thread) const noexcept {
     const auto* x = run.at<const float>(x_);
     float* y = run.at<float>(y_.id) + first * y_.pitch;
+    uint8_t* scratch = run.scratch + size_t(thread) * run.scratch_pitch;
     if (depthwise_) {
-      for (int64_t i = 0; i < n; ++i) run_depthwise(x, first + i, y + i * y_.pitch);
+      auto** taps = reinterpret_cast<const float**>(scratch);
+      for (int64_t i = 0; i < n; ++i) run_depthwise(x, first + i, y + i * y_.pitch, taps);
       return;
     }
-    auto* rows = reinterpret_cast<float*>(run.scratch + size_t(thread) * run.scratch_pitch);
+    auto* rows = reinterpret_cast<float*>(scratch);
     const int64_t columns = patches_.out_c / patches_.groups, depth = patches_.depth();
     for (int64_t g = 0; g < patches_.groups; ++g) {
       const float* from = x + first * patches_.x_pitch + g * patches_.group_c();
@@ -111,20 +114,12 @@ class ConvFloat final : public Op {
     });
   }
 
-  void run_depthwise(const float* x, int64_t pixel, float* y) const noexcept {
-    const int64_t channels = patches_.out_c;
-    if (bias_.empty()) {
-      std::fill(y, y + channels, 0.0f);
-    } else {
-      std::copy(bias_.begin(), bias_.end(), y);
-    }
+  void run_depthwise(const float* x, int64_t pixel, float* y, const float** taps) const noexcept {
+    int64_t n = 0;
+    patches_.each_tap(x, pixel, [&](const float* at) { taps[n++] = at; });
+    const float* bias = bias_.empty() ? nullptr : bias_.data();
     const auto* w = reinterpret_cast<const float*>(packed_.data());
-    patches_.each_tap(x, pixel, [&](const float* at) {
-      if (at != nullptr) {
-        for (int64_t c = 0; c < channels; ++c) y[c] += at[c] * w[c];
-      }
-      w += channels;
-    });
+    gemm_.depthwise({taps, n, patches_.out_c, w, bias, y});
   }
 
   int32_t x_;

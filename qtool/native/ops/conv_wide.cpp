@@ -46,7 +46,7 @@ class ConvWide final : public Op {
     return packed_.size() + depthwise_w_.size() * sizeof(int16_t);
   }
   size_t scratch_bytes() const noexcept override {
-    if (depthwise_) return size_t(patches_.out_c) * sizeof(int32_t);
+    if (depthwise_) return 2 * row_bytes() + size_t(patches_.depth()) * sizeof(void*);
     return size_t(WideProduct::kRows * product_.row_pitch()) * sizeof(int16_t);
   }
 
@@ -60,9 +60,8 @@ class ConvWide final : public Op {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = std::min(kRows, patches_.pixels() - i * kRows);
         if (depthwise_) {
-          with_wide(operand_.dtype, [&](auto type) {
-            run_depthwise<decltype(type)>(run, i * kRows, n, reinterpret_cast<int32_t*>(scratch));
-          });
+          with_wide(operand_.dtype,
+                    [&](auto type) { run_depthwise<decltype(type)>(run, i * kRows, n, scratch); });
           continue;
         }
         for (int64_t g = 0; g < patches_.groups; ++g) run_block(run, i * kRows, n, g, rows);
@@ -131,30 +130,32 @@ class ConvWide final : public Op {
     std::fill(row, end, int16_t{0});
   }
 
+  // Scratch: a sum for each channel, a row of zero points, and the taps of a pixel.
   template <typename T>
-  void run_depthwise(const Run& run, int64_t first, int64_t n, int32_t* acc) const noexcept {
-    const int32_t zero = this->zero(run), middle = operand_.middle(zero);
+  void run_depthwise(const Run& run, int64_t first, int64_t n, uint8_t* scratch) const noexcept {
+    const int32_t zero = this->zero(run);
     const int64_t channels = patches_.out_c, item = int64_t(item_bytes(y_.dtype));
+    auto* acc = reinterpret_cast<int32_t*>(scratch);
+    auto* outside = reinterpret_cast<T*>(scratch + row_bytes());
+    auto** taps = reinterpret_cast<const T**>(scratch + 2 * row_bytes());
+    std::fill(outside, outside + channels, T(zero));
     for (int64_t i = 0; i < n; ++i) {
-      std::fill(acc, acc + channels, 0);
-      const int16_t* w = depthwise_w_.data();
-      patches_.each_tap(run.at<const T>(x_), first + i, [&](const T* at) {
-        if (at == nullptr) {
-          for (int64_t c = 0; c < channels; ++c) acc[c] += (zero - middle) * w[c];
-        } else {
-          for (int64_t c = 0; c < channels; ++c) acc[c] += (int32_t{at[c]} - middle) * w[c];
-        }
-        w += channels;
-      });
+      int64_t n_taps = 0;
+      patches_.each_tap(run.at<const T>(x_), first + i,
+                        [&](const T* at) { taps[n_taps++] = at == nullptr ? outside : at; });
+      product_.variant().depthwise(DepthwiseS16Args<T>{
+          taps, n_taps, channels, operand_.middle(zero), depthwise_w_.data(), acc});
       for (int64_t c = 0; c < channels; c += kPanelS16) {
         const int64_t some = std::min(kPanelS16, channels - c);
         int64_t sums[kPanelS16] = {};
         for (int64_t j = 0; j < some; ++j) sums[j] = acc[c + j] + bias_[size_t(c + j)];
-        epilogue_.store(sums, c, some,
-                        run.at<uint8_t>(y_.id) + ((first + i) * y_.pitch + c) * item);
+        uint8_t* y = run.at<uint8_t>(y_.id) + ((first + i) * y_.pitch + c) * item;
+        epilogue_.store(sums, c, some, y);
       }
     }
   }
+
+  size_t row_bytes() const noexcept { return aligned(size_t(patches_.out_c) * sizeof(int32_t)); }
 
   void run_block(const Run& run, int64_t first, int64_t n, int64_t group,
                  int16_t* rows) const noexcept {
