@@ -1,15 +1,22 @@
 // Times each convolution variant on the shapes of real networks, one thread.
 //
-//   bench_kernels [--variant NAME] [--seconds S] [--check] shapes.txt...
+//   bench_kernels [--variant NAME] [--seconds S] [--repeat N] [--check] shapes.txt...
 //
-// Prints one JSON line per case: the best of the runs within S seconds (default 0.05), its GMAC/s
-// and share of the peak of the variant's instruction, measured just before. Without --variant the
-// one that dispatch chooses. --check compares with the scalar definition first.
+// Runs all layers of a network one after the other for S seconds (default 1), and prints one JSON
+// line per shape: how many layers have it, the least time of one, its GMAC/s and share of the peak
+// of the variant's instruction, measured just before, and how the time compares with what dispatch
+// estimates. Then one line for the network. Without --variant the one that dispatch chooses.
+// --check compares with the scalar definition first; --repeat runs a layer N times in a row, so
+// that its weights stay in the cache. Built so:
+//
+//     cmake -S qtool/native -B build/bench -DCMAKE_BUILD_TYPE=Release &&
+//         cmake --build build/bench --target bench_kernels
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <random>
 #include <sstream>
@@ -18,11 +25,14 @@
 #include <vector>
 
 #include "conv/conv.h"
+#include "peak/peak.h"
 #include "runtime/memory.h"
 
 namespace {
 
 using namespace qtool;
+
+constexpr double kClock = 3e9;  // cycles per second that estimates are compared at
 
 double now() {
   using std::chrono::steady_clock;
@@ -162,13 +172,25 @@ struct Row {
   double seconds;
 };
 
-void print(const Row& row) {
+// 1e9 MACs per second at most with the instruction that a variant is named after, 0 where unknown.
+double peak_of(const char* variant) {
+  const char* suffix = std::strstr(variant, "__");
+  for (int i = 0; suffix != nullptr && i < n_peaks(); ++i) {
+    if (same_name(suffix + 2, peak(i).kernel)) return measure_peak(peak(i), 0.05);
+  }
+  return 0;
+}
+
+void print(const Row& row, double peak_gmacs) {
   const Shape& s = row.shape;
-  const double seconds = row.seconds / row.times;
-  std::printf("%2d x %3dx%-3d %4d -> %-4d k%d s%d g%-4d %-24s %8.4f ms %7.1f GMAC/s  est %.2f\n",
-              row.times, s.in_h, s.in_w, s.in_c, s.out_c, s.kernel, s.stride, s.groups,
-              row.layer->variant->name, seconds * 1e3, row.layer->data.macs() / seconds / 1e9,
-              row.layer->variant->cycles(row.layer->data.args) / 3e9 / seconds);
+  const double seconds = row.seconds / row.times, rate = row.layer->data.macs() / seconds / 1e9;
+  std::printf(
+      "{\"bench\": \"kernels\", \"layers\": %d, \"x\": [%d, %d, %d], \"out_channels\": %d, "
+      "\"kernel\": %d, \"stride\": %d, \"groups\": %d, \"variant\": \"%s\", \"ms\": %.4f, "
+      "\"gmacs\": %.1f, \"of_peak\": %.3f, \"estimated\": %.2f}\n",
+      row.times, s.in_h, s.in_w, s.in_c, s.out_c, s.kernel, s.stride, s.groups,
+      row.layer->variant->name, seconds * 1e3, rate, peak_gmacs > 0 ? rate / peak_gmacs : 0,
+      row.layer->variant->cycles(row.layer->data.args) / kClock / seconds);
 }
 
 // Layers take turns in two buffers, as tensors in an arena do.
@@ -208,6 +230,11 @@ void bench(const char* path, const Options& options) {
     layer->data.prepare(*layer->variant);
     layers.emplace_back(shape, std::move(layer));
   }
+  std::map<std::string, double> peak_gmacs;
+  for (auto& [shape, layer] : layers) {
+    const char* name = layer->variant->name;
+    if (peak_gmacs.count(name) == 0) peak_gmacs[name] = peak_of(name);
+  }
   const Arena arena(layers);
   for (double start = now(); now() - start < options.seconds;) {
     for (auto& [shape, layer] : layers) {
@@ -230,8 +257,9 @@ void bench(const char* path, const Options& options) {
       row->seconds += layer->best;
     }
   }
-  for (const Row& row : rows) print(row);
-  std::printf("%s: %.3f ms, %.1f GMAC/s\n", path, seconds * 1e3, macs / seconds / 1e9);
+  for (const Row& row : rows) print(row, peak_gmacs.at(row.layer->variant->name));
+  std::printf("{\"bench\": \"kernels\", \"network\": \"%s\", \"ms\": %.3f, \"gmacs\": %.1f}\n",
+              path, seconds * 1e3, macs / seconds / 1e9);
 }
 
 }  // namespace

@@ -2,8 +2,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "runtime/memory.h"
@@ -51,17 +55,46 @@ bool fits(const Fed& array, const Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(array.data()) % qtool::item_bytes(tensor.dtype) == 0;
 }
 
-void init(Session* self, const nb::bytes& program, int threads, const std::string& isa) {
+// Asks Python for the array that holds a constant: constants(offset) -> where it begins, uint8.
+class PythonConstants final : public qtool::ConstantSource {
+ public:
+  explicit PythonConstants(nb::callable constants) : constants_(std::move(constants)) {}
+
+  const uint8_t* at(int64_t offset, int64_t n_bytes) override {
+    const auto found = nb::cast<std::tuple<int64_t, Bytes>>(constants_(offset));
+    const Bytes& array = std::get<1>(found);
+    const int64_t skipped = offset - std::get<0>(found);
+    if (skipped < 0 || n_bytes > int64_t(array.size()) - skipped) {
+      throw qtool::ProgramError("a constant is shorter than its tensor");
+    }
+    held_.push_back(array);
+    return array.data() + skipped;
+  }
+
+  void release() noexcept override { held_.clear(); }
+
+ private:
+  using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+  nb::callable constants_;
+  std::vector<Bytes> held_;
+};
+
+void init(Session* self, const nb::bytes& program, const nb::object& constants, int threads,
+          const std::string& isa) {
   // The bytes of a Python object may lie anywhere; a Program wants them aligned.
   const auto* bytes = static_cast<const uint8_t*>(program.data());
   const qtool::Isa most = qtool::isa_named(isa.c_str());
+  std::optional<PythonConstants> source;
+  if (!constants.is_none()) source.emplace(nb::cast<nb::callable>(constants));
+  qtool::ConstantSource* const from = source ? &*source : nullptr;
   if (reinterpret_cast<uintptr_t>(bytes) % 8 == 0) {
-    new (self) Session(bytes, program.size(), most, threads);
+    new (self) Session(bytes, program.size(), most, threads, from);
     return;
   }
   qtool::Memory copy(program.size());
   std::memcpy(copy.data(), bytes, program.size());
-  new (self) Session(copy.data(), program.size(), most, threads);
+  new (self) Session(copy.data(), program.size(), most, threads, from);
 }
 
 nb::object empty(const Tensor& tensor, void** data) {
@@ -110,7 +143,7 @@ nb::object profile(Session& session, const std::vector<Fed>& arrays, int times) 
 void bind_runtime(nb::module_& module) {
   // noconvert is not needed: a vector of untyped arrays converts nothing.
   nb::class_<Session>(module, "Session")
-      .def("__init__", &init, "program"_a, "threads"_a, "isa"_a)
+      .def("__init__", &init, "program"_a, "constants"_a.none(), "threads"_a, "isa"_a)
       .def(
           "run",
           [](Session& self, const std::vector<Fed>& inputs) {

@@ -119,7 +119,7 @@ class Session:
                 return self._programs[shapes]
             program = lower(self._model, dict(zip(self._input_names, shapes, strict=True)))
             try:
-                native = _native.Session(program.to_bytes(), self._threads, self._isa)
+                native = _native.Session(*program.parts(), threads=self._threads, isa=self._isa)
             except ValueError as error:
                 raise UsageError(str(error)) from error
             self._programs[shapes] = native, program

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,7 +185,45 @@ class Program:
 
     def to_bytes(self) -> bytes:
         """Return what the native runtime loads."""
-        return _Writer(self).run()
+        writer = _Writer(self)
+        return b"".join([writer.head(), *writer.constants.parts()])
+
+    def parts(self) -> tuple[bytes, Constants]:
+        """Return to_bytes() up to the constants, and what finds those without copying them all."""
+        writer = _Writer(self)
+        return writer.head(), writer.constants
+
+
+class Constants:
+    """A Program's constants one after the other, each at a multiple of ALIGN."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._arrays: list[Array] = []
+        self.n_bytes = 0
+
+    def add(self, values: Array) -> int:
+        """Return the offset that the array, which need not be contiguous, is given."""
+        begin = self.n_bytes
+        self._begins.append(begin)
+        self._arrays.append(values)
+        self.n_bytes += values.nbytes + -values.nbytes % ALIGN
+        return begin
+
+    def __call__(self, offset: int) -> tuple[int, Array]:
+        """Return the bytes of the array around this offset, and the offset of its first one."""
+        i = bisect_right(self._begins, offset) - 1
+        return self._begins[i], _bytes_of(self._arrays[i])
+
+    def parts(self) -> Iterable[bytes | memoryview]:
+        """Yield all bytes of the section."""
+        for values in self._arrays:
+            yield _bytes_of(values).data
+            yield bytes(-values.nbytes % ALIGN)
+
+
+def _bytes_of(values: Array) -> Array:
+    return np.require(values, requirements=["C", "A"]).reshape(-1).view(np.uint8)
 
 
 class _Writer:
@@ -192,10 +231,9 @@ class _Writer:
         self._program = program
         self._ids: dict[Tensor, int] = {}
         self._offsets: dict[Buffer, int] = {}
-        self._constants: list[Array] = []
-        self._n_constant_bytes = 0
+        self.constants = Constants()
 
-    def run(self) -> bytes:
+    def head(self) -> bytes:
         program = self._program
         ops = b"".join(self._op(op) for op in program.ops)
         io = [self._id(t) for t in (*program.inputs, *program.outputs)]
@@ -211,14 +249,9 @@ class _Writer:
         counts = (len(self._ids), len(program.ops), len(program.inputs), len(program.outputs))
         header = MAGIC + struct.pack(
             "<6I7Q", VERSION, *counts, 0, offsets[0], offsets[1], len(ops), at,
-            self._n_constant_bytes, program.arena_bytes, offsets[2],
+            self.constants.n_bytes, program.arena_bytes, offsets[2],
         )  # fmt: skip
-        return b"".join([header.ljust(128, b"\0"), *parts, *self._constant_parts()])
-
-    def _constant_parts(self) -> Iterable[bytes]:
-        for values in self._constants:
-            yield values.tobytes()
-            yield bytes(-values.nbytes % ALIGN)
+        return b"".join([header.ljust(128, b"\0"), *parts])
 
     def _op(self, op: Op) -> bytes:
         n = (len(op.inputs), len(op.outputs))
@@ -254,7 +287,5 @@ class _Writer:
             return buffer.offset
         if buffer not in self._offsets:
             assert buffer.values is not None
-            self._offsets[buffer] = self._n_constant_bytes
-            self._constants.append(np.ascontiguousarray(buffer.values))
-            self._n_constant_bytes += buffer.n_bytes + -buffer.n_bytes % ALIGN
+            self._offsets[buffer] = self.constants.add(buffer.values)
         return self._offsets[buffer]

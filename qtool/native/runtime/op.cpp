@@ -61,7 +61,7 @@ const uint8_t* OpView::constant_bytes(size_t i, DType dtype, int64_t size) const
   require(found.dtype == dtype && found.size() == size && found.contiguous(),
           "a constant has another type or size");
   consumed_[i] = 1;
-  return program_.constants + found.offset;
+  return program_.constant(found);
 }
 
 void OpView::mark_constants_read_by_run(std::vector<char>& kept) const {

@@ -185,7 +185,7 @@ bool same_dims(const Tensor& a, const Tensor& b) noexcept {
   return a.rank == b.rank && std::equal(a.dims, a.dims + a.rank, b.dims);
 }
 
-Program parse(const uint8_t* bytes, size_t n_bytes) {
+Program parse(const uint8_t* bytes, size_t n_bytes, ConstantSource* source) {
   check(n_bytes >= kHeaderBytes, "the program is shorter than its header");
   const auto header = Section(bytes, n_bytes, 0, kHeaderBytes, "header").read<Header>();
   check(std::memcmp(header.magic, kMagic, sizeof kMagic) == 0, "these bytes are not a program");
@@ -195,8 +195,12 @@ Program parse(const uint8_t* bytes, size_t n_bytes) {
   Program program{};
   program.arena_bytes = int64_t(header.arena_bytes);
   program.constants_bytes = int64_t(std::min<uint64_t>(header.constants_bytes, kMost));
-  program.constants =
-      Section(bytes, n_bytes, header.constants_offset, header.constants_bytes, "constants").take(0);
+  program.source = source;
+  if (source == nullptr) {
+    program.constants =
+        Section(bytes, n_bytes, header.constants_offset, header.constants_bytes, "constants")
+            .take(0);
+  }
 
   Section tensors(bytes, n_bytes, header.tensors_offset, uint64_t(header.n_tensors) * kTensorBytes,
                   "tensors");

@@ -56,12 +56,28 @@ struct OpRecord {
   std::vector<float> floats;
 };
 
+// Where constants are that do not lie in a Program's bytes.
+class ConstantSource {
+ public:
+  virtual ~ConstantSource() = default;
+
+  // n_bytes from this offset into the constants on, aligned to their elements; valid until
+  // release(). Throws ProgramError where there are not so many.
+  virtual const uint8_t* at(int64_t offset, int64_t n_bytes) = 0;
+  virtual void release() noexcept = 0;
+};
+
 struct Program {
   std::vector<Tensor> tensors;
   std::vector<OpRecord> ops;
   std::vector<int32_t> inputs, outputs;  // tensor ids
-  const uint8_t* constants;              // into the bytes that were parsed
+  const uint8_t* constants;              // into the bytes that were parsed, null with a source
+  ConstantSource* source;
   int64_t constants_bytes, arena_bytes;
+
+  const uint8_t* constant(const Tensor& tensor) const {
+    return source != nullptr ? source->at(tensor.offset, tensor.bytes) : constants + tensor.offset;
+  }
 };
 
 // What is wrong with a Program; says where.
@@ -70,7 +86,7 @@ struct ProgramError : std::runtime_error {
 };
 
 // The Program in bytes, which must be aligned to 8 and stay alive while its constants are read.
-// Throws ProgramError.
-Program parse(const uint8_t* bytes, size_t n_bytes);
+// With a source the bytes end before the constants. Throws ProgramError.
+Program parse(const uint8_t* bytes, size_t n_bytes, ConstantSource* source = nullptr);
 
 }  // namespace qtool

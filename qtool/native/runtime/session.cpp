@@ -32,9 +32,9 @@ int checked_threads(int threads) {
 
 }  // namespace
 
-Session::Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads)
+Session::Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads, ConstantSource* source)
     : pool_(checked_threads(threads)) {
-  const Program program = parse(bytes, n_bytes);
+  const Program program = parse(bytes, n_bytes, source);
   arena_bytes_ = aligned(size_t(program.arena_bytes));
   std::vector<char> kept(program.tensors.size());
   size_t scratch_bytes = 0;
@@ -51,6 +51,7 @@ Session::Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads)
     cycles_ += estimated_cycles(*ops_.back(), program, record);
     scratch_bytes = std::max(scratch_bytes, ops_.back()->scratch_bytes());
     view.mark_constants_read_by_run(kept);
+    if (source != nullptr) source->release();
   }
   scratch_pitch_ = aligned(scratch_bytes);
   for (int32_t id : program.inputs) inputs_.push_back(program.tensors[size_t(id)]);
@@ -71,8 +72,9 @@ void Session::keep_constants(const Program& program, const std::vector<char>& ke
   constants_ = Memory(total);
   for (const Tensor& tensor : program.tensors) {
     if (tensor.kind != Kind::kConstant || !kept[size_t(tensor.id)]) continue;
-    std::memcpy(constants_.data() + offsets_[size_t(tensor.id)], program.constants + tensor.offset,
+    std::memcpy(constants_.data() + offsets_[size_t(tensor.id)], program.constant(tensor),
                 size_t(tensor.bytes));
+    if (program.source != nullptr) program.source->release();
   }
 }
 

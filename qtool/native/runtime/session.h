@@ -12,9 +12,11 @@ namespace qtool {
 
 class Session {
  public:
-  // Reads the program's bytes and keeps none of them. Kernels use at most isa and this processor;
-  // throws ProgramError when the program is wrong.
-  Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads);
+  // Reads the program's bytes and keeps none of them, nor constants of the source, when they come
+  // from one. Kernels use at most isa and this processor; throws ProgramError when the program is
+  // wrong.
+  Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads,
+          ConstantSource* source = nullptr);
 
   int threads() const noexcept { return pool_.threads(); }
   const std::vector<Tensor>& inputs() const noexcept { return inputs_; }

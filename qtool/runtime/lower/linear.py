@@ -131,7 +131,7 @@ def _emit(
     quantization = (0, 0, 255) if output is None else (output.zero_point, output.low, output.high)
     inputs = [
         in_arena(lowering, image),
-        lowering.constant(np.ascontiguousarray(weight.integers)),
+        lowering.constant(weight.integers),  # a view of the file perhaps; packing copies it
         lowering.constant(bias),
         lowering.constant(multiplier),
     ]
