@@ -16,6 +16,7 @@ _PUBLIC = {
     "bench": "qtool.stages.bench",
     "calibrate": "qtool.stages.calibrate",
     "cluster": "qtool.stages.cluster",
+    "compress": "qtool.stages.compress",
     "evaluate": "qtool.stages.evaluate",
     "freeze": "qtool.stages.freeze",
     "inspect": "qtool.stages.inspect",

@@ -29,3 +29,16 @@ def _row(layer: Any) -> tuple[str, ...]:
 
 def _percent(error: float | None) -> str:
     return "" if error is None else f"{100 * error:.3g}"
+
+
+def show_trials(found: Any) -> None:
+    """Print the trade-off: a line for each trial, by size, the chosen one marked."""
+    columns = ("bytes ", "ratio ", f"{found.metric} drop ", "95 % interval ", "agreement ", "")
+    console.show("trade-off", columns, map(_trial, found.trials))
+
+
+def _trial(trial: Any) -> tuple[str, ...]:
+    low_high = "" if trial.drop_ci95 is None else "{:.2f} to {:.2f}".format(*trial.drop_ci95)
+    numbers = ["" if x is None else f"{x:.2f}" for x in (trial.drop, trial.agreement)]
+    mark = "chosen" if trial.chosen else "" if trial.passed else "drops too much"
+    return f"{trial.bytes:,}", f"{trial.ratio:.2f}", numbers[0], low_high, numbers[1], mark

@@ -23,6 +23,7 @@ COMMANDS = {  # the command `name` is the function `name` in qtool/cli/<name>.py
     "quantize": "Quantize weights and activations to integers.",
     "prune": "Make weights zero, and let the others make up for them.",
     "cluster": "Let weights share few values, so that packing makes them small.",
+    "compress": "Make the smallest packed model inside an accuracy or size budget.",
     "pack": "Save a model with the smallest codecs, losslessly.",
     "unpack": "Save a packed model plain again.",
     "tune": "Find the smallest or fastest model inside an accuracy budget.",

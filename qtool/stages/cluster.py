@@ -161,25 +161,27 @@ class Clustering:
             return self.at_bits(options.bits or MAX_BITS)
         return self.shared(options.bits or float(np.log2(options.clusters or 256)))
 
-    def at_size(self, wanted: float) -> Model:
-        """Return the model whose packed file has just under `wanted` bytes."""
+    def at_size(self, wanted: float, *, max: bool = False) -> Model:
+        """Return the model whose packed file, with --max or not, has just under `wanted` bytes."""
         made: dict[float, Model] = {}
         sizes: dict[float, int] = {}
 
         def size(x: float) -> float:
             made[x] = self.on_grid(2**-x) if grid else self.shared(x)
             bare = replace(made[x], statistics=None)
-            sizes[x] = packed_size(bare, threads=self._threads)
+            sizes[x] = packed_size(bare, max=max, threads=self._threads)
             log.debug("%.3f: %d bytes, %d wanted", x, sizes[x], wanted)
             return float(sizes[x])
 
         grid = self._options.method == "grid"
-        ratio = wanted * 8 / max(self._weights, 1)
-        start = 2 * ratio + self._offset() if grid else min(max(ratio, 1.0), MAX_BITS)
+        start = self.start(wanted) if grid else self._bits(wanted)
         slope = self._weights / 8 / (2 if grid else 1)
         found = solve(size, wanted, start, slope=slope, tolerance=TOLERANCE)
         check_size(sizes[found], wanted)
         return made[found]
+
+    def _bits(self, n_bytes: float) -> float:
+        return min(max(n_bytes * 8 / max(self._weights, 1), 1.0), MAX_BITS)
 
     def at_bits(self, bits: float) -> Model:
         """Return the model on grids of so many bits a weight on average."""
@@ -192,6 +194,14 @@ class Clustering:
         start = 2 * bits + self._offset()
         found = solve(size, bits, start, slope=0.5, tolerance=TOLERANCE)
         return self._placed(made[found])
+
+    def start(self, n_bytes: float) -> float:
+        """Return -log2 of about the slope that makes a file of so many bytes."""
+        return 2 * n_bytes * 8 / max(self._weights, 1) + self._offset()
+
+    def pairs(self, slope: float) -> list[tuple[Grid, WeightLayer]]:
+        """Return each layer with its grid at this slope."""
+        return list(zip(self.grids(slope), self._layers, strict=True))
 
     def _offset(self) -> float:
         """Return x at 0 bits: -log2 of the slope where the step is a weight's deviation."""
