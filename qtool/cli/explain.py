@@ -135,7 +135,8 @@ def show_sensitivity(model: Model, given: dict[str, Any], as_json: bool) -> None
     path, reference, threads = (given.pop(k) for k in ("exclude_file", "reference", "threads"))
     other = None if reference is None else formats.load(reference)
     stored = model.preprocess or (None if other is None else other.preprocess)
-    if given["preprocess"] is None and not differ(model.preprocess, stored):
+    sampled = given["data"] is not None or given["random"]
+    if sampled and given["preprocess"] is None and not differ(model.preprocess, stored):
         given["preprocess"] = stored
     data = options.open_data(model, given)
     found = sensitivity(model, reference=other, data=data, threads=threads, progress=track)

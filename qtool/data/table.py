@@ -28,6 +28,7 @@ from qtool.errors import DataError
 from qtool.registry import unknown
 
 Array = npt.NDArray[Any]
+DEFAULT_LABELS = "y"  # name of the array of labels, which need not be there
 CHECK_BYTES = 8 << 20  # read at a time when looking for NaN, and before pages are given back
 
 
@@ -162,7 +163,7 @@ def choose_label(
     if wanted is False:
         return None
     if key not in arrays:
-        if wanted:
+        if wanted or key != DEFAULT_LABELS:  # what was typed must be there
             missing = unknown(key, arrays or {"nothing": None}, "array of labels")
             raise DataError(f"{name}: {missing}; name it with --label-key")
         return None

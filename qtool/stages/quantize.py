@@ -224,6 +224,11 @@ def _static(model: Model, options: Options, threads: int | None = None) -> Model
     result, selection = _selected_copy(model, 21 if options.is_wide else 13, options)
     types = layer_types(result, options.layers)
     made = plan(result, _selected(selection), statistics, integer_outputs=options.integer_outputs)
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in all_nodes(model)):
+        advice = "the model is quantized already: give the float one it was made from"
+        if not made.nodes:
+            raise ModelError(advice)
+        log.warning("%s", advice)
     if not made.nodes:
         raise UnsupportedError(f"no node can be quantized: {_summary(made)}")
     qparams = [

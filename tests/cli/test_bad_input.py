@@ -558,12 +558,24 @@ MISMATCHES = {
     "quantize -i base.onnx --statistics base.onnx -o {out}.onnx": "holds no statistics",
     "evaluate -i base.onnx --reference conv.onnx --data d.npz": "the reference x: float32[N,3,8,8]",
     "freeze -i base.onnx --weights d.npz -o {out}.onnx": "missing from the file: w",
+    f"{EVALUATE} --reference base.onnx --label-key z": "no array of labels named 'z': known: ",
 }
 
 
 @pytest.mark.parametrize("typed", MISMATCHES)
 def test_files_that_do_not_belong_together_are_refused(refused, typed):
     assert MISMATCHES[typed] in refused(typed)
+
+
+def test_a_model_that_is_quantized_already_is_wondered_at(cli, given, tmp_path):
+    words = ("--data", given / "d.npz", "--threads", "1", "-o", tmp_path / "q.onnx")
+
+    first = cli("quantize", "-i", given / "base.onnx", *words)
+    again = cli("quantize", "-i", tmp_path / "q.onnx", *words)
+
+    advice = "warning: the model is quantized already: give the float one it was made from"
+    assert advice not in first.stderr
+    assert advice in again.stderr
 
 
 def test_a_coverage_that_is_not_reached_leaves_no_file(refused):
