@@ -33,7 +33,7 @@ OPCODES = {  # as qtool/native/runtime/ops.inc has them
     "UnaryFloat": 13, "Gather": 14, "Binary": 15, "Where": 16, "Cast": 17, "Reduce": 18,
     "ArgExtreme": 19, "ResizeLinear": 20, "Normalize": 21, "SoftmaxInt8": 22,
     "ConvFloat": 23, "MatMulFloat": 24, "Lstm": 25, "Gru": 26, "ConvWide": 27,
-    "MatMulWide": 28, "DynamicQuantize": 29, "QuantizeWide": 30, "DequantizeWide": 31,
+    "MatMulWide": 28, "DynamicQuantize": 29, "QuantizeWide": 30, "DequantizeWide": 31, "Rnn": 32,
 }
 # fmt: on
 KINDS = {"arena": 0, "constant": 1, "input": 2, "output": 3}

@@ -123,15 +123,15 @@ def recurrent(graph: Graph, rng) -> str:
 
     x, width = graph.feed(floats(5, 2, 6)), 33
     lengths = graph.feed(np.array([3, 5], np.int32))
-    for op, gates in (("LSTM", 4), ("GRU", 3)):
+    for op, gates in (("RNN", 1), ("LSTM", 4), ("GRU", 3)):
         w = graph.constant(floats(2, gates * width, 6))
         q, q_p = weight(rng, (2, gates * width, width), 1)
         bias = graph.constant(floats(2, 2 * gates * width))
         more = ["", "", graph.constant(floats(2, 3 * width))] if op == "LSTM" else []
         ys = graph.node(
-            op, x, w, graph.fixed(q, q_p), bias, lengths, *more, n_outputs=gates - 1,
+            op, x, w, graph.fixed(q, q_p), bias, lengths, *more, n_outputs=2 + (op == "LSTM"),
             direction="bidirectional", hidden_size=width, clip=3.0,
-            **({} if op == "LSTM" else {"linear_before_reset": 1}),
+            **({"linear_before_reset": 1} if op == "GRU" else {}),
         )  # fmt: skip
         x = graph.node("Slice", ys[0], *map(graph.constant, ([0, 0], [1, 6], [1, 3])))
         x = graph.node("Squeeze", x, graph.constant([1]))

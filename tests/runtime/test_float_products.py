@@ -148,7 +148,8 @@ def recurrent(
     lengths=False, states=True, peepholes=False, batch=3, steps=6, **attributes,
 ):  # fmt: skip
     """Add a recurrent node and its outputs."""
-    gates = 4 if op == "LSTM" else 3
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    n_states = 2 if op == "LSTM" else 1
     x = values(rng, *((batch, steps) if layout else (steps, batch)), width, scale=1)
     if keep:
         w = [kept(graph, rng, (d, gates * hidden, n), "int8", 1) for n in (width, hidden)]
@@ -159,11 +160,11 @@ def recurrent(
         inputs[-1] = graph.feed(rng.integers(1, steps + 1, batch).astype(np.int32))
     shape = (batch, d, hidden) if layout else (d, batch, hidden)
     if states:
-        inputs += [graph.feed(values(rng, *shape, scale=0.5)) for _ in range(gates - 2)]
+        inputs += [graph.feed(values(rng, *shape, scale=0.5)) for _ in range(n_states)]
     if peepholes:
         inputs.append(graph.constant(values(rng, d, 3 * hidden, scale=0.4)))
     ys = graph.node(
-        op, *inputs, n_outputs=gates - 1, hidden_size=hidden, layout=layout, **attributes
+        op, *inputs, n_outputs=1 + n_states, hidden_size=hidden, layout=layout, **attributes
     )
     for y, rank in zip(ys, (4, 3, 3), strict=False):
         graph.output(y, "float32", rank)
@@ -173,7 +174,7 @@ DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("lengths", [False, True])
 @pytest.mark.parametrize("states", [False, True])
@@ -212,7 +213,7 @@ def test_lstm_with_peepholes(rng):
     near(graph, rtol=4e-6)
 
 
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_clipped_gates(op, rng):
     graph = Graph()
     recurrent(graph, rng, op, d=1, clip=0.3)
@@ -229,7 +230,7 @@ def test_other_activations(op, rng):
     near(graph, rtol=4e-6)
 
 
-@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_recurrent_weights_that_stay_integers(op, rng):
     graph = Graph()
     recurrent(graph, rng, op, d=2, direction="bidirectional", keep=True, hidden=40, width=36)

@@ -1,5 +1,6 @@
-// Lstm and Gru: the recurrent part of one direction; x W^T + b is done before, for all steps.
+// Lstm, Gru and Rnn: the recurrent part of one direction; x W^T + b is done before, for all steps.
 //
+//   Rnn:   h = f(gates[t] + h R^T)
 //   Lstm:  i, o, f, c' = gates[t] + h R^T (+ p_i c, p_o c of after, p_f c)
 //          c = f(f) c + f(i) g(c');  h = f(o) h(c)
 //   Gru:   z, r = f(gates[t] + h R^T);  h' = g(gates_h[t] + (r h) R_h^T), or, where it is linear
@@ -8,7 +9,7 @@
 // float32. What goes into f and g is clipped to -clip .. clip before, where clip is above 0. From
 // step lengths[b] on, y of sequence b is 0 and its state stays.
 //
-// inputs   gates (T, B, 4 H or 3 H); R (4 H or 3 H, H), its scale and zero point as WeightsReader
+// inputs   gates (T, B, G H), G = 4, 3, 1; R (G H, H), its scale and zero point as WeightsReader
 //          has them; h (B, H); lengths int32 (B,) or absent; of Lstm c (B, H) and p (3 H: i o f),
 //          constant, or absent; of Gru b_h (H,), constant, or absent
 // outputs  y (T, B, H); last h (B, H); of Lstm last c (B, H)
@@ -269,11 +270,44 @@ class Gru final : public Recurrent {
   const WeightsF32 r_gates_, r_hidden_;
 };
 
+class Rnn final : public Recurrent {
+ public:
+  explicit Rnn(const OpView& op)
+      : Recurrent(op, 1, 2), f_(activation(op, 0)), r_(weights_.packed(gemm_, 0, width_)) {}
+
+  size_t packed_bytes() const noexcept override { return r_.packed_bytes(); }
+  size_t scratch_bytes() const noexcept override { return size_t(batch_ * width_) * sizeof(float); }
+
+  void run(const Run& run) const noexcept override {
+    auto* made = reinterpret_cast<float*>(run.scratch);
+    each_step(
+        run,
+        [&](const float* given, const float* h) {
+          multiply(h, r_, width_, made);
+          for (int64_t i = 0; i < batch_ * width_; ++i) made[i] += given[i];
+          clip(made, batch_ * width_);
+          f_.run(made, batch_ * width_);
+        },
+        [&](int64_t b, float* h) { std::copy(made + b * width_, made + (b + 1) * width_, h); });
+  }
+
+ private:
+  int64_t n_gates() const noexcept override { return width_; }
+
+  const Activation f_;
+  const WeightsF32 r_;
+};
+
 }  // namespace
 
 std::unique_ptr<Op> make_lstm(const OpView& op) {
   op.counts(8, 3, 6, 7);
   return std::make_unique<Lstm>(op);
+}
+
+std::unique_ptr<Op> make_rnn(const OpView& op) {
+  op.counts(6, 2, 4, 3);
+  return std::make_unique<Rnn>(op);
 }
 
 std::unique_ptr<Op> make_gru(const OpView& op) {

@@ -46,7 +46,7 @@ LOWERINGS: dict[str, Lower] = {
     "ConvTranspose": transposed.conv_transpose,
     "Gemm": linear.gemm,
     "MatMul": linear.matmul,
-    **dict.fromkeys(("LSTM", "GRU"), recurrent.recurrent),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent.recurrent),
     "MaxPool": pooling.max_pool,
     "GlobalMaxPool": pooling.global_max_pool,
     "AveragePool": pooling.average_pool,

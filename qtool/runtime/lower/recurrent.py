@@ -1,4 +1,4 @@
-"""LSTM and GRU: the products with all inputs at once, then the steps of each direction.
+"""LSTM, GRU and RNN: the products with all inputs at once, then the steps of each direction.
 
 Shape legend: T steps, B sequences, I inputs, H the hidden size, D directions.
 """
@@ -23,8 +23,8 @@ from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Held
 from qtool.runtime.program import Array, Tensor
 
-ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh")}
-N_GATES = {"LSTM": 4, "GRU": 3}
+ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+N_STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 #: Functions with the parameters that ONNX gives them here.
 KNOWN = ("Sigmoid", "Tanh", "Relu", "HardSigmoid", "LeakyRelu", "Elu", "Softsign", "Softplus")
 
@@ -48,7 +48,7 @@ class _Layer:
 
 
 def recurrent(lowering: Lowering, node: ir.Node) -> None:
-    """Lower LSTM and GRU."""
+    """Lower LSTM, GRU and RNN."""
     if attribute(node, "input_forget", 0):
         raise UnsupportedError("its input and forget gates are coupled")
     if node.inputs[0] is None or lowering.dtype(node.inputs[0]) != "float32":
@@ -109,15 +109,15 @@ def _direction(lowering: Lowering, layer: _Layer, d: int, backward: int) -> tupl
     r = _weight(lowering, layer.node.inputs[2], d)
     steps, batch, _ = layer.x.shape
     made = [lowering.make("float32", (steps, batch, layer.hidden))]
-    made += [lowering.make("float32", (batch, layer.hidden)) for _ in range(n - 1)]
+    made += [lowering.make("float32", (batch, layer.hidden)) for _ in range(N_STATES[layer.kind])]
     inputs = [gates, *r.tensors, _state(lowering, layer, 5, d), layer.lengths]
     if layer.kind == "LSTM":
         inputs += [_state(lowering, layer, 6, d), _peepholes(lowering, layer, d)]
-    else:
+    elif layer.kind == "GRU":
         inputs.append(None if own is None else lowering.constant(own))
     numbers = [f for f, _, _ in functions] + ([int(linear)] if layer.kind == "GRU" else [])
     floats = [v for _, *parameters in functions for v in parameters]
-    code = {"LSTM": "Lstm", "GRU": "Gru"}[layer.kind]
+    code = layer.kind.title()
     clip = attribute(layer.node, "clip", 0.0) or 0.0
     lowering.emit(
         code, inputs, made, (backward, *numbers, *r.ints), (clip, *floats),
