@@ -9,7 +9,8 @@ from qtool.cli import options
 from qtool.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
-    from qtool.stages.tune import Trial, Tuning
+    from qtool.stages._search import Trial
+    from qtool.stages.tune import Tuning
 
 log = logging.getLogger("qtool")
 QUANTIZE_KEYS = ("range", "per_channel", "exclude")
