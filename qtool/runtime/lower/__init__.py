@@ -137,6 +137,8 @@ def _feed(lowering: Lowering, model: Model, shapes: Mapping[str, tuple[int, ...]
             lowering.give(value, Known(_default(value)))
             continue
         spec = next(s for s in model.inputs() if s.name == value.name)
+        if 0 in shapes[spec.name]:
+            raise UnsupportedError(f"input {spec.name!r} has no elements: {shapes[spec.name]}")
         tensor = lowering.make(spec.dtype, shapes[spec.name])
         tensor.buffer = Buffer("input", tensor.buffer.n_bytes, offset=len(made))
         lowering.give(value, Held(tensor))

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from qtool.model import attribute
 from qtool.runtime.lower import float_linear, wide_linear
 from qtool.runtime.lower.integer_bias import Int32, read_bias
-from qtool.runtime.lower.outputs import Output, becomes_wide, output_of
+from qtool.runtime.lower.outputs import Output, becomes_wide, give, output_of
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Dequantized, Float32, Held, Known, Quantized
 from qtool.runtime.lower.windows import Windows, as_image, pair, read_windows
@@ -43,7 +43,7 @@ def conv(lowering: Lowering, node: ir.Node) -> None:
     weight = Weight(np.moveaxis(weight.integers, 1, -1), weight.scale)
     output = output_of(lowering, node.outputs[0])
     y = int8_conv(lowering, x, weight, bias, windows, attribute(node, "group", 1), output)
-    _give(lowering, node, output, y, channels_last=True)
+    give(lowering, node, output, y, channels_last=True)
 
 
 def int8_conv(
@@ -101,17 +101,8 @@ def _product(lowering: Lowering, node: ir.Node, axis: int) -> bool:
     rows = y.viewed((y.size // y.columns, y.columns))
     matrix = tensor.viewed((tensor.size // tensor.columns, tensor.columns))
     _emit(lowering, x, matrix, weight, bias, output, rows, (1, 1, 1, 1, 0, 0, 0, 0, 1))
-    _give(lowering, node, output, y, channels_last=False)
+    give(lowering, node, output, y, channels_last=False)
     return True
-
-
-def _give(
-    lowering: Lowering, node: ir.Node, output: Output | None, y: Tensor, *, channels_last: bool
-) -> None:
-    if output is None:
-        lowering.give(node.outputs[0], Held(y, channels_last))
-    else:
-        output.give(lowering, y, channels_last=channels_last)
 
 
 def _emit(

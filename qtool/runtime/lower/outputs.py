@@ -57,6 +57,16 @@ BYTES = ("int8", "uint8")
 WIDE = (*BYTES, "int16", "uint16")
 
 
+def give(
+    lowering: Lowering, node: ir.Node, output: Output | None, y: Tensor, *, channels_last: bool
+) -> None:
+    """Make a tensor the output of a node, or what its output is quantized to."""
+    if output is None:
+        lowering.give(node.outputs[0], Held(y, channels_last))
+    else:
+        output.give(lowering, y, channels_last=channels_last)
+
+
 def output_of(lowering: Lowering, value: ir.Value, dtypes: Sequence[str] = BYTES) -> Output | None:
     """Return what quantizes a value per tensor to one of these types, if nothing else reads it."""
     clamps: list[ir.Node] = []

@@ -25,7 +25,7 @@ from qtool.runtime.lower import float_linear, linear, wide_linear
 from qtool.runtime.lower.float_weights import FloatWeight
 from qtool.runtime.lower.integer_bias import read_bias
 from qtool.runtime.lower.movement import sliced
-from qtool.runtime.lower.outputs import WIDE, Output, output_of
+from qtool.runtime.lower.outputs import WIDE, Output, give, output_of
 from qtool.runtime.lower.state import Lowering
 from qtool.runtime.lower.values import Held
 from qtool.runtime.lower.wide_linear import WideWeight, read_wide_weight
@@ -57,10 +57,7 @@ def conv_transpose(lowering: Lowering, node: ir.Node) -> None:
         raise UnsupportedError(f"it has {len(shape) - 2} spatial dims and groups")
     y, output = _of_integers(lowering, node, geometry) or _of_floats(lowering, node, geometry)
     held = _cropped(lowering, Held(_interleaved(lowering, y, geometry), True), geometry)
-    if output is None:
-        lowering.give(node.outputs[0], held)
-    else:
-        output.give(lowering, held.tensor, channels_last=held.channels_last)
+    give(lowering, node, output, held.tensor, channels_last=held.channels_last)
 
 
 def _geometry(node: ir.Node, shape: tuple[int, ...], w_shape: tuple[int, ...]) -> _Geometry:

@@ -17,7 +17,7 @@ from qtool.model import attribute
 from qtool.runtime.lower.float_linear import as_volume, volume_ints
 from qtool.runtime.lower.integer_bias import read_bias
 from qtool.runtime.lower.layout import dense
-from qtool.runtime.lower.outputs import WIDE, Output, output_of
+from qtool.runtime.lower.outputs import WIDE, Output, give, output_of
 from qtool.runtime.lower.state import SHIFT, Lowering
 from qtool.runtime.lower.values import Dequantized, Float32, Held, Known, Quantized
 from qtool.runtime.lower.windows import Windows, read_windows
@@ -68,7 +68,7 @@ def conv(lowering: Lowering, node: ir.Node) -> bool:
     output = output_of(lowering, node.outputs[0], WIDE)
     group = attribute(node, "group", 1)
     y = quantized_conv(lowering, x, weight, bias, windows, group, output)
-    _give(lowering, node, output, y, channels_last=True)
+    give(lowering, node, output, y, channels_last=True)
     return True
 
 
@@ -104,7 +104,7 @@ def product(lowering: Lowering, node: ir.Node, axis: int) -> bool:
     output = output_of(lowering, node.outputs[0], WIDE)
     result = _result(lowering, _product_scale(x.scale, weight.scale, len(bias)), output)
     y = _rows_times(lowering, _operand(x), _arranged(weight, (axis, 1 - axis)), bias, result)
-    _give(lowering, node, output, y, channels_last=False)
+    give(lowering, node, output, y, channels_last=False)
     return True
 
 
@@ -237,7 +237,7 @@ def _of_activations(lowering: Lowering, node: ir.Node, a: Quantized) -> bool:
     scale = np.reshape(np.float32(a.scale * b.scale), 1)
     result = _result(lowering, scale, output)
     y = _times(lowering, _operand(a), _operand(b), result)
-    _give(lowering, node, output, y, channels_last=False)
+    give(lowering, node, output, y, channels_last=False)
     return True
 
 
@@ -256,15 +256,6 @@ def _times(lowering: Lowering, a: Operand, b: Operand, result: Result) -> Tensor
     lowering.emit("MatMulWide", inputs, [y], (a.zero, b.zero, *result.ints), macs=macs)
     shape = [n for i, n in enumerate(y.shape[-2:]) if not (row, column)[i]]
     return y.viewed((*batch, *shape))
-
-
-def _give(
-    lowering: Lowering, node: ir.Node, output: Output | None, y: Tensor, *, channels_last: bool
-) -> None:
-    if output is None:
-        lowering.give(node.outputs[0], Held(y, channels_last))
-    else:
-        output.give(lowering, y, channels_last=channels_last)
 
 
 def _integers(lowering: Lowering, node: ir.Node, i: int) -> Operand:
