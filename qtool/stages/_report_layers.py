@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
@@ -73,7 +73,8 @@ def rows_of(model: Model, reference: Model | None) -> list[Row]:
         nodes.setdefault(node_label(node), node)
     rows: list[Row] = []
     by_tensor: dict[str, Row] = {}
-    counted: set[str] = set()
+    counted, float_counted = set[str](), set[str]()
+    float_nodes = _by_name(reference)
     for layer in layers.values():
         if layer.op == "input":
             by_tensor[layer.name] = _input(layer, len(rows))
@@ -91,7 +92,7 @@ def rows_of(model: Model, reference: Model | None) -> list[Row]:
         if known is not None:
             row.weights += node_weights(known, constants)
             row.stored += _stored(known, counted)
-            row.float_bytes += sum(_float_bytes(n, constants) for n in _names(known))
+            row.float_bytes += _float_bytes(known, float_nodes, constants, float_counted)
     numbers = {tensor: row.number for tensor, row in by_tensor.items() if tensor}
     for row in rows:
         sources = () if row.layer is None else row.layer.sources
@@ -201,10 +202,39 @@ def kind_of(tensor: ir.TensorProtocol) -> str:
     return dtype if codec == "raw" else f"{dtype} {codec}"
 
 
-def _names(node: ir.Node) -> Iterable[str]:
-    return dict.fromkeys(v.name for v in _constants(node) if v.name)
+def _by_name(reference: Model | None) -> dict[str, ir.Node]:
+    """Return the nodes of the float model by name, and by the names of their outputs."""
+    found: dict[str, ir.Node] = {}
+    for node in () if reference is None else all_nodes(reference):
+        for name in (node_label(node), *(value.name for value in node.outputs)):
+            found.setdefault(name or "", node)
+    return found
 
 
-def _float_bytes(name: str, reference: Mapping[str, ir.TensorProtocol]) -> int:
-    tensor = reference.get(name)
-    return 0 if tensor is None else tensor_bytes(tensor)
+def _float_bytes(
+    node: ir.Node,
+    float_nodes: Mapping[str, ir.Node],
+    constants: Mapping[str, ir.TensorProtocol],
+    counted: set[str],
+) -> int:
+    """Return the bytes that the constants of a node take in the float model, each counted once.
+
+    They are those of the node of the same name, else of the constants of the same names.
+    """
+    twin = next(
+        (
+            float_nodes[name or ""]
+            for name in (node_label(node), *(v.name for v in node.outputs))
+            if name in float_nodes
+        ),
+        node,
+    )
+    while twin.op_type in CLAMPS and node.op_type not in CLAMPS:  # whose result node took over
+        before = None if twin.inputs[0] is None else twin.inputs[0].producer()
+        if before is None:
+            break
+        twin = before
+    names = dict.fromkeys(v.name for v in _constants(twin) if v.name)
+    fresh = [name for name in names if name in constants and name not in counted]
+    counted.update(fresh)
+    return sum(tensor_bytes(constants[name]) for name in fresh)
