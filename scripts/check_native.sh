@@ -44,4 +44,4 @@ PYTHONPATH=$site:$packages LD_PRELOAD="$asan $stdcxx" \
     ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
     "$python" -S -m pytest -q -s -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$root" \
     "$root/tests/native" "$root/tests/statistics/test_histogram.py" \
-    "$root/tests/statistics/test_gram.py" "$@"
+    "$root/tests/statistics/test_gram.py" "$root/tests/runtime/test_hostile.py" "$@"

@@ -90,9 +90,9 @@ void read_shape(const TensorRecord& record, Tensor& tensor) {
     if (i == tensor.rank - 1) {
       tensor.columns = tensor.dims[i];
     } else {
+      check(tensor.rows <= kMost / tensor.dims[i], "a tensor is too large");
       tensor.rows *= tensor.dims[i];
     }
-    check(tensor.rows <= kMost, "a tensor is too large");
   }
   tensor.pitch = record.pitch;
   check(tensor.pitch >= tensor.columns, "a pitch is smaller than the last dim");
