@@ -1,8 +1,10 @@
 /* Runs a Program without Python: the example for qtool/native/include/qtool/qtool.h.
  *
+ *     cmake -S qtool/native -B build/c -DQTOOL_PYTHON=OFF
+ *     cmake --build build/c --target run_program
  *     python -c 'import qtool.runtime as r; import sys; sys.stdout.buffer.write(
  *         r.Session("q.onnx").program({"x": (1, 3, 32, 32)}).to_bytes())' > q.qtprog
- *     run_program q.qtprog input.raw... > output.raw
+ *     build/c/run_program q.qtprog input.raw... > output.raw
  *
  * Each input file holds the elements of one input, dense and row-major; what is not given is 0.
  * The outputs follow each other on standard output.
