@@ -21,7 +21,7 @@ def tensor(content: bytearray, i: int) -> int:
 
 
 def opened(content: bytes):
-    return _native.Session(bytes(content), 1, "")
+    return _native.Session(bytes(content), None, 1, "")
 
 
 def seed(name: str) -> bytearray:
