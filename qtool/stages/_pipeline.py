@@ -30,6 +30,7 @@ def commands(
     found = []
     if split[0] is not None:
         static = "calibrated.qtm"
+        extra += f" --data {shlex.quote(split[0])}{reading}"
         found.append(
             f"qtool calibrate --input {source} --data {shlex.quote(split[0])}{reading} --gram "
             f"--output {static}"

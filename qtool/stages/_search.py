@@ -20,7 +20,7 @@ from qtool.stages._trials import (
     Progress,
     TimeUp,
     key_of,
-    quantize_options,
+    quantized,
     run_trial,
 )
 
@@ -78,7 +78,7 @@ class Search:
     def key(self, place: int) -> str:
         """Return the hash of a trial: of the model, the data, and what is done with them."""
         evaluation = {k: v for k, v in self.task["evaluation"].items() if k != "threads"}
-        facts = self.task["hash"], self.task["data"], evaluation
+        facts = self.task["hash"], self.task["calibration"], self.task["data"], evaluation
         return key_of(*facts, self.given(place), Path(self.setting.output).suffix)
 
     def given(self, place: int) -> dict[str, Any]:
@@ -132,10 +132,8 @@ class Search:
             with open(artifact, "rb") as source, replacing(self.setting.output) as target:
                 shutil.copyfileobj(source, target)
             return
-        from qtool.stages.quantize import quantize
-
-        made = quantize(formats.load(self.task["model"]), **quantize_options(self.given(place)))
-        formats.save(made, self.setting.output)
+        task = {**self.task, "options": self.given(place)}
+        formats.save(quantized(formats.load(task["model"]), task), self.setting.output)
 
 
 def search(run: Search, first: int, most: int, executor: Executor | None, jobs: int) -> str:

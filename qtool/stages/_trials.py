@@ -11,12 +11,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qtool.errors import QtoolError
+from qtool.model import Model
 
 log = logging.getLogger("qtool")
 
@@ -32,18 +33,18 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     """Return what a candidate is worth: quantize, write the artifact, evaluate it paired.
 
     task: model (path of the calibrated model), options (of quantize), artifact (path to write),
-    data (of samples_for), evaluation (of evaluate), deadline (seconds since 1970, or None).
+    calibration (of samples_for: what biases are corrected on; or None), data (of samples_for: what
+    measures), evaluation (of evaluate), deadline (seconds since 1970, or None).
 
     Raises:
         TimeUp: the deadline has passed.
     """
     from qtool import formats
     from qtool.stages.evaluate import evaluate, samples_for
-    from qtool.stages.quantize import quantize
 
     start = time.monotonic()
     model = formats.load(task["model"])
-    candidate = quantize(model, check=False, **quantize_options(task["options"]))
+    candidate = quantized(model, task, progress)
     formats.save(candidate, task["artifact"])
     evaluation = dict(task["evaluation"])
     asked = {k: evaluation.get(k) for k in ("metric", "target")}
@@ -63,9 +64,19 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     }
 
 
-def quantize_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options as quantize takes them, of JSON."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+def quantized(model: Model, task: Task, progress: Progress | None = None) -> Model:
+    """Return the candidate of a task, its biases corrected where there are samples for that."""
+    from qtool.stages.evaluate import samples_for
+    from qtool.stages.quantize import quantize
+
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in task["options"].items()
+    }
+    source = task["calibration"]
+    data = None if source is None else samples_for(model, metric="agreement", **source)
+    threads, watched = task["evaluation"]["threads"], until(task["deadline"], progress)
+    given |= {"data": data, "threads": threads, "check": False, "progress": watched}
+    return quantize(model, **given)
 
 
 def until(deadline: float | None, progress: Progress | None = None) -> Progress:

@@ -144,12 +144,14 @@ def tune(
 
 def _prepared(model: Model, setting: Setting, evaluation: dict[str, Any]) -> tuple[Search, int]:
     """Return the search, and the place on its ladder to begin with."""
+    source = setting.split[0]
     setting.folder.mkdir(parents=True, exist_ok=True)
     path, calibrated = _calibrated(model, setting)
     shares = _importance(calibrated, setting)
     candidates, first = ladder(calibrated, goal=setting.goal, importance=shares, **setting.options)
     task = {
         "model": str(path), "hash": path.stem, "data": {**setting.opened, "data": setting.split[1]},
+        "calibration": source and {**setting.opened, "data": source},
         "evaluation": evaluation, "deadline": setting.deadline,
     }  # fmt: skip
     journal = Journal(setting.folder / "journal.jsonl")

@@ -101,6 +101,7 @@ def test_a_budget_that_plain_int8_misses_is_met_with_float_layers(asked, tmp_pat
 
 def test_the_commands_make_the_same_bytes(net, asked, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    asked |= {"max_drop": 20.0}
     found = tune(net, **asked, name="m.onnx", options={"per_channel": False})
     tuned = (tmp_path / "best.onnx").read_bytes()
     (tmp_path / "best.onnx").unlink()
@@ -231,7 +232,7 @@ def test_the_command_prints_json_and_the_commands(asked, tmp_path, cli):
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["best"]["passed"]
     assert "peak memory" in done.stderr
-    assert "qtool quantize --input calibrated.qtm --layers-from" in done.stderr
+    assert "qtool quantize --input calibrated.qtm --data" in done.stderr
 
 
 def test_a_torn_journal_line_is_lost_alone(tmp_path):
