@@ -148,6 +148,19 @@ def transposed(graph: Graph, rng) -> str:
     return graph.node("ConvTranspose", x, w, strides=[2, 2])
 
 
+def dynamic(graph: Graph, rng) -> str:
+    x = graph.feed(rng.normal(size=(2, 8, 6, 7)).astype(np.float32))
+    for group, shape in ((1, (20, 8, 3, 3)), (20, (20, 1, 3, 3))):
+        q, scale, zero = graph.node("DynamicQuantizeLinear", x, n_outputs=3)
+        w = graph.constant(rng.integers(-9, 9, shape).astype(np.int8))
+        along = graph.constant(rng.uniform(0.01, 0.1, (20, 1, 1)).astype(np.float32))
+        sums = graph.node("ConvInteger", q, w, zero, group=group)
+        factor = graph.node("Mul", scale, along)
+        product = graph.node("Mul", graph.node("Cast", sums, to=1), factor)
+        x = graph.node("Add", product, along)
+    return x
+
+
 def wide_products(graph: Graph, rng) -> str:
     p = per_tensor(0.001, 1000, "uint16")
     x = graph.feed(rng.normal(size=(2, 8, 6, 7)).astype(np.float32))
@@ -220,7 +233,7 @@ SEEDS = {
     f.__name__: f
     for f in (
         convolutions, residual, product, pools, elementwise, movement, floats, float_products,
-        four_bits, recurrent, transposed, wide_products, typed, reductions, normalizations,
+        dynamic, four_bits, recurrent, transposed, wide_products, typed, reductions, normalizations,
         softmax,
     )
 }  # fmt: skip

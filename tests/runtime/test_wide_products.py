@@ -11,6 +11,7 @@ from runtime.graphs import ISAS, Graph, integers, per_tensor
 from runtime.test_linear import convolutions
 
 from qtool.qparams import DTYPES, QParams
+from qtool.runtime import Session
 
 F = np.float32
 ISAS = ISAS[:3]
@@ -260,4 +261,25 @@ def test_quantization_along_any_axis(dtype, axis, fed, rng):
     graph.output(q, dtype, 3)
     graph.output(graph.node("DequantizeLinear", q, *params, **attributes), "float32", 3)
 
+    against_onnxruntime(graph)
+
+
+@pytest.mark.parametrize("op", ["ConvInteger", "MatMulInteger"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_scales_of_the_run_become_part_of_the_product(op, per_channel, rng):
+    x = rng.normal(size=(2, 5, 7) if op == "ConvInteger" else (2, 7, 5)).astype(F)
+    w = rng.integers(-127, 128, (9, 5, 3) if op == "ConvInteger" else (5, 9)).astype(np.int8)
+    along = (9, 1) if op == "ConvInteger" else (9,)
+    graph = Graph()
+    q, scale, zero = graph.node("DynamicQuantizeLinear", graph.feed(x), n_outputs=3)
+    w_scale = graph.constant(rng.uniform(0.001, 0.01, along if per_channel else ()).astype(F))
+    factor = graph.node("Mul", scale, w_scale)
+    sums = graph.node("Cast", graph.node(op, q, graph.constant(w), zero), to=1)
+    bias = graph.constant(rng.normal(size=along).astype(F))
+    graph.output(graph.node("Add", graph.node("Mul", sums, factor), bias), "float32", 3)
+
+    ops = [op.code for op in Session(graph.model()).program().ops]
+
+    assert "Cast" not in ops
+    assert ops.count("BinaryFloat") == 1  # of the scales
     against_onnxruntime(graph)

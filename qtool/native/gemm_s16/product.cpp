@@ -35,10 +35,17 @@ WideEpilogue::WideEpilogue(const OpView& op, const GemmS16Variant& variant, cons
     op.require(!op.has_input(scale), "int32 sums have no scale");
     return;
   }
-  const bool one = op.input(scale).size() == 1;
-  const auto* values = op.constant<float>(scale, DType::kFloat32, one ? 1 : n);
+  const Tensor& given = op.input(scale);
+  one_ = given.size() == 1;
+  if (dtype_ == DType::kFloat32 && given.kind != Kind::kConstant) {
+    op.require(given.dtype == DType::kFloat32 && given.contiguous() && (one_ || given.size() == n),
+               "scale has a wrong type or size");
+    fed_scale_ = given.id;
+    return;
+  }
+  const auto* values = op.constant<float>(scale, DType::kFloat32, one_ ? 1 : n);
   scale_.resize(size_t(n + kPanelS16));
-  for (int64_t j = 0; j < n; ++j) scale_[size_t(j)] = values[one ? 0 : j];
+  for (int64_t j = 0; j < n; ++j) scale_[size_t(j)] = values[one_ ? 0 : j];
   op.require(std::all_of(scale_.begin(), scale_.end(), [](float s) { return std::isfinite(s); }),
              "a scale is not finite");
   if (dtype_ == DType::kFloat32) return;
@@ -51,7 +58,8 @@ WideEpilogue::WideEpilogue(const OpView& op, const GemmS16Variant& variant, cons
   high_ = int32_t(op.integer(ints + 2, low_, high));
 }
 
-void WideEpilogue::store(const int64_t* acc, int64_t j, int64_t n, uint8_t* y) const noexcept {
+void WideEpilogue::store(const int64_t* acc, int64_t j, int64_t n, uint8_t* y,
+                         const float* fed) const noexcept {
   if (dtype_ == DType::kInt32) {
     for (int64_t i = 0; i < n; ++i) {
       const auto wrapped = int32_t(uint32_t(uint64_t(acc[i])));
@@ -61,15 +69,27 @@ void WideEpilogue::store(const int64_t* acc, int64_t j, int64_t n, uint8_t* y) c
   }
   float real[kPanelS16];
   for (int64_t i = 0; i < kPanelS16; ++i) real[i] = float(acc[i]);
-  const float* scale = scale_.data() + j;
   if (dtype_ == DType::kFloat32) {
-    for (int64_t i = 0; i < kPanelS16; ++i) real[i] *= scale[i];
-    std::memcpy(y, real, size_t(n) * sizeof(float));
+    store_floats(real, j, n, y, fed);
     return;
   }
+  const float* scale = scale_.data() + j;
   int32_t q[kPanelS16];
   variant_->finish({real, scale, zero_, low_, high_, q});
   store_integers(q, n, y);
+}
+
+void WideEpilogue::store_floats(float* real, int64_t j, int64_t n, uint8_t* y,
+                                const float* fed) const noexcept {
+  if (fed == nullptr) {
+    for (int64_t i = 0; i < kPanelS16; ++i) real[i] *= scale_[size_t(j + i)];
+  } else {
+    for (int64_t i = 0; i < n; ++i) real[i] *= fed[one_ ? 0 : j + i];
+  }
+  if (!bias_.empty()) {
+    for (int64_t i = 0; i < n; ++i) real[i] += bias_[size_t(j + i)];
+  }
+  std::memcpy(y, real, size_t(n) * sizeof(float));
 }
 
 void WideEpilogue::store_integers(const int32_t* q, int64_t n, uint8_t* y) const noexcept {

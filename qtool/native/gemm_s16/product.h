@@ -43,22 +43,36 @@ class WideProduct {
 };
 
 // ints at, at + 1, at + 2: zero point, low, high of y. Input `scale` is float32 (n,) or (1,),
-// constant, absent where y is int32.
+// absent where y is int32; constant unless y is float32.
 class WideEpilogue {
  public:
   WideEpilogue(const OpView& op, const GemmS16Variant& variant, const Tensor& y, int64_t n,
                size_t scale, size_t ints);
 
+  // What float results are added to, (n,), after the scale.
+  void add(const float* bias, int64_t n) { bias_.assign(bias, bias + n); }
+
+  // The scale of this run, null where it is constant.
+  const float* scale(const Run& run) const noexcept {
+    return fed_scale_ < 0 ? nullptr : run.at<const float>(fed_scale_);
+  }
+
   // Columns j .. j + n - 1 of a row, n <= kPanelS16; y at column j.
-  void store(const int64_t* acc, int64_t j, int64_t n, uint8_t* y) const noexcept;
+  void store(const int64_t* acc, int64_t j, int64_t n, uint8_t* y,
+             const float* scale = nullptr) const noexcept;
 
  private:
+  void store_floats(float* real, int64_t j, int64_t n, uint8_t* y,
+                    const float* scale) const noexcept;
   void store_integers(const int32_t* q, int64_t n, uint8_t* y) const noexcept;
 
   const GemmS16Variant* variant_;
   DType dtype_;
   int32_t zero_, low_, high_;
   std::vector<float> scale_;  // and a panel of zeros
+  std::vector<float> bias_;
+  int32_t fed_scale_ = -1;
+  bool one_ = false;  // scale for all columns
 };
 
 }  // namespace qtool

@@ -5,7 +5,8 @@
 //
 // inputs   x uint8, uint16 or int16 (N, D, H, W, C); w int8 (O, kD, kH, kW, C / groups); bias int32
 //          (O,) or absent; scale float32 as WideEpilogue has it; w zero int8 (O,), constant, or
-//          absent; x zero uint8 (1,), or absent where the parameters have it
+//          absent; x zero uint8 (1,), or absent where the parameters have it; float bias float32
+//          (O,), constant, or absent where y is not float32
 // outputs  y (N, P, Q, R, O) as WideEpilogue has it
 // ints     of Patches; x zero point; of WideEpilogue
 #include <vector>
@@ -17,7 +18,7 @@
 namespace qtool {
 namespace {
 
-enum Input { kX, kW, kBias, kScale, kWZero, kXZero };
+enum Input { kX, kW, kBias, kScale, kWZero, kXZero, kFloatBias };
 
 class ConvWide final : public Op {
  public:
@@ -39,6 +40,9 @@ class ConvWide final : public Op {
     constexpr int64_t kMostTaps = 128;  // sums of 2^23 that fit int32
     depthwise_ = p.groups > 1 && p.group_c() == 1 && p.out_c == p.in_c && p.depth() <= kMostTaps;
     read_weights(op);
+    if (!op.has_input(kFloatBias)) return;
+    op.require(y_.dtype == DType::kFloat32, "an integer output has a float bias");
+    epilogue_.add(op.constant<float>(kFloatBias, DType::kFloat32, p.out_c), p.out_c);
   }
 
   const char* kernel() const noexcept override { return isa_name(product_.variant().isa); }
@@ -150,7 +154,7 @@ class ConvWide final : public Op {
         int64_t sums[kPanelS16] = {};
         for (int64_t j = 0; j < some; ++j) sums[j] = acc[c + j] + bias_[size_t(c + j)];
         uint8_t* y = run.at<uint8_t>(y_.id) + ((first + i) * y_.pitch + c) * item;
-        epilogue_.store(sums, c, some, y);
+        epilogue_.store(sums, c, some, y, epilogue_.scale(run));
       }
     }
   }
@@ -171,6 +175,7 @@ class ConvWide final : public Op {
     const auto* w =
         reinterpret_cast<const int8_t*>(packed_.data()) + group * int64_t(product_.packed_bytes());
     const auto item = int64_t(item_bytes(y_.dtype));
+    const float* scale = epilogue_.scale(run);
     for (int64_t panel = 0; panel < product_.panels(); ++panel) {
       product_.run(rows, n, w, panel, acc);
       const int64_t j = panel * kPanelS16, some = std::min(kPanelS16, columns() - j);
@@ -180,7 +185,7 @@ class ConvWide final : public Op {
           acc[i][c] += bias_[o] - (w_zero_.empty() ? 0 : w_zero_[o] * sums[i]);
         }
         const int64_t at = ((first + i) * y_.pitch + column + j) * item;
-        epilogue_.store(acc[i], column + j, some, run.at<uint8_t>(y_.id) + at);
+        epilogue_.store(acc[i], column + j, some, run.at<uint8_t>(y_.id) + at, scale);
       }
     }
   }
@@ -202,7 +207,7 @@ class ConvWide final : public Op {
 }  // namespace
 
 std::unique_ptr<Op> make_conv_wide(const OpView& op) {
-  op.counts(6, 1, Patches::kInts + 4, 0);
+  op.counts(7, 1, Patches::kInts + 4, 0);
   return std::make_unique<ConvWide>(op);
 }
 

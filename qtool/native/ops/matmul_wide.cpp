@@ -33,6 +33,8 @@ class MatMulWide final : public Op {
     op.require(batches_.k < (int64_t{1} << 28), "the depth is too large");
     op.require(a_zeros_ < 0 || (of_a_.narrow() && op.input(kAZero).size() == 1),
                "a has several zero points");
+    op.require(!op.has_input(kScale) || op.input(kScale).kind == Kind::kConstant,
+               "scale is not constant");
     if (b_zeros_ < 0) return;
     per_column_ = op.input(kBZero).size() > 1;
     op.require(of_b_.narrow() && (!per_column_ || op.input(kBZero).size() == batches_.n),

@@ -13,6 +13,10 @@ from qtool.runtime.program import Array, Buffer, Op, Tensor
 TABLE, RESIDUAL, FLOAT_BIAS = 4, 5, 6
 X_ZERO, Y_ZERO, Y_MIN, Y_MAX, RESIDUAL_ZERO = 9, 10, 11, 12, 13
 PADS = 4
+# Of ConvWide, see native/ops/conv_wide.cpp, and functions of BinaryFloat.
+WIDE_SCALE, WIDE_FLOAT_BIAS = 3, 6
+ADD, MUL = 0, 2
+MOST_WIDE_DEPTH = 1 << 15  # of 8-bit products whose sum fits int32
 
 Fusion = Callable[[Op, Uses], bool]
 
@@ -124,19 +128,52 @@ def _same_source(op: Op, uses: Uses) -> bool:
     return True
 
 
-def _float_bias(op: Op, uses: Uses) -> bool:
-    """Conv with a float result, then the sum with one constant per channel."""
-    if op.ints != (0,):
-        return False
+def _float(op: Op, uses: Uses) -> bool:
+    if op.ints == (MUL,):
+        return _wide_scale(op, uses)
+    return op.ints == (ADD,) and any(
+        _float_bias(op, uses, code, place)
+        for code, place in (("Conv", FLOAT_BIAS), ("ConvWide", WIDE_FLOAT_BIAS))
+    )
+
+
+def _wide_scale(op: Op, uses: Uses) -> bool:
+    """ConvWide with int32 sums, Cast to float32, product with a scale that is known at run time.
+
+    The product becomes the convolution, since the scale may be computed after that.
+    """
     for i in (0, 1):
-        conv, bias = _into_producer(op, op.inputs[i], uses, "Conv"), op.inputs[1 - i]
-        if conv is None or conv.inputs[FLOAT_BIAS] or bias is None:
+        cast, scale = _into_producer(op, op.inputs[i], uses, "Cast"), op.inputs[1 - i]
+        if cast is None or scale is None or cast.outputs[0].dtype != "float32":
+            continue
+        conv = _into_producer(cast, cast.inputs[0], uses, "ConvWide")
+        if conv is None or conv.outputs[0].dtype != "int32" or not scale.contiguous:
+            continue
+        y, made = op.outputs[0], conv.outputs[0]
+        fits = scale.size == 1 or (scale.size == scale.columns == made.columns)
+        if not fits or y.size != made.size or y.columns != made.columns or not y.contiguous:
+            continue
+        if conv.macs > MOST_WIDE_DEPTH * made.size:
+            continue
+        op.code, op.name, op.macs, op.ints = "ConvWide", conv.name, conv.macs, conv.ints
+        op.inputs = _with(conv.inputs, WIDE_SCALE, scale)
+        op.outputs = (y.viewed(made.shape),)
+        conv.code = cast.code = GONE
+        return True
+    return False
+
+
+def _float_bias(op: Op, uses: Uses, code: str, place: int) -> bool:
+    """Conv or ConvWide with a float result, then the sum with one constant per channel."""
+    for i in (0, 1):
+        conv, bias = _into_producer(op, op.inputs[i], uses, code), op.inputs[1 - i]
+        if conv is None or conv.inputs[place] or bias is None:
             continue
         n = conv.outputs[0].columns
         values = _values(bias)
         if values is None or values.shape[-1:] != (n,) or values.size != n:
             continue
-        conv.inputs = _with(conv.inputs, FLOAT_BIAS, _constant(values.reshape(n)))
+        conv.inputs = _with(conv.inputs, place, _constant(values.reshape(n)))
         _take_over(conv, op)
         return True
     return False
@@ -208,7 +245,7 @@ FUSIONS: dict[str, Fusion] = {
     "Table": _table,
     "AddInt8": _sum,
     "MulInt8": _same_source,
-    "BinaryFloat": _float_bias,
+    "BinaryFloat": _float,
     "Copy": _copy,
     "Conv": _pads,
 }

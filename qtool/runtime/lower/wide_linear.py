@@ -222,6 +222,7 @@ def _emit(
         result.scale,
         lowering.constant(weight.zero) if weight.zero.any() else None,
         x.zero_tensor,
+        None,
     ]
     ints = (*volume_ints(windows), group, x.zero, *result.ints)
     macs = y.size * (weight.integers.size // len(weight.integers))
