@@ -46,6 +46,8 @@ STAGE = "qtool.stages.quantize"
               type=Registered(STAGE, "CORRECTIONS", "bias correction"),
               help="sequential: with --data, layer after layer, shift biases so that each channel "
               "has the mean of the float model. auto: where there are samples.")
+@click.option("--target", type=Registered("qtool.quant.pair_sums", "TARGETS", "target"),
+              help="avx2: 7 bits for the channels whose products would saturate there.")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True,
               help="A weight scale for each output channel, or one for all.")
 @click.option("--block-size", type=click.IntRange(0), metavar="N",

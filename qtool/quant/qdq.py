@@ -29,6 +29,7 @@ class Scheme:
     activation_symmetric: bool
     choose_weight: ChooseWeight
     rounder: Rounder | None = None  # None: to the nearest
+    target: str | None = None  # avx2: no sum of two products saturates there
 
 
 def insert(graph: ir.Graph, made: Plan, qparams: Sequence[QParams], scheme: Scheme) -> list[str]:
@@ -48,8 +49,9 @@ def insert(graph: ir.Graph, made: Plan, qparams: Sequence[QParams], scheme: Sche
     for key, users in weights.items():
         choose, reads = scheme.choose_weight, inserter.input_qparams
         notes += quantize_weight(
-            key, users, inserter.constants, choose, reads, scheme.rounder, made.biased
-        )
+            key, users, inserter.constants, choose, reads, scheme.rounder, made.biased,
+            scheme.target,
+        )  # fmt: skip
     inserter.constants.finish()
     return notes
 

@@ -9,16 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool.model import array, constant
+from qtool.model import array, attribute, constant
 from qtool.qparams import QParams, broadcast, quantize
 from qtool.quant.channels import channel_axis, output_scale
-from qtool.quant.layer_rounding import Rounder
+from qtool.quant.layer_rounding import Rounded, Rounder
 from qtool.quant.op_rules import rule_of, weight_index
+from qtool.quant.pair_sums import SHIFTS, hazard_channels
 from qtool.quant.qdq_constants import Constants, read_qparams
 from qtool.quant.selection import node_label
+from qtool.quant.weights import to_storage
 from qtool.shapes import tensor_shape
 
 INT32_MAX = 2**31 - 1
+SEVEN_BITS = 63.5  # the largest weight, in steps: it may round up to 64, and 255 * 128 fits int16
 
 Float32 = npt.NDArray[np.float32]
 # weight, channel axis and the nodes that read it -> qparams
@@ -54,10 +57,12 @@ def quantize_weight(
     input_qparams: InputQParams,
     rounder: Rounder | None = None,
     biased: Biased | None = None,
+    target: str | None = None,
 ) -> list[str]:
     """Quantize one weight and the biases of the nodes that read it; return what to tell users.
 
-    With a rounder that knows their inputs, the biases take up the mean error of the rounding.
+    With a rounder that knows their inputs, the biases take up the mean error of the rounding. For
+    target avx2, channels whose sums of pairs could leave int16 get 7 bits.
     """
     weight, axis = key
     notes: list[str] = []
@@ -67,10 +72,13 @@ def quantize_weight(
     else:
         values = np.asarray(array(weight)).astype(np.float32, copy=False)
         qparams, notes = guarded(values, choose(values, axis, users), users, input_qparams)
-        rounded = None
-        if rounder is not None:
-            corrects = all(node in biased or _takes_bias(node) for node in users)
-            rounded = rounder(values, qparams, users, corrects=corrects)
+        rounded = _rounded(values, qparams, users, rounder, biased)
+        if target is not None:
+            narrower = narrowed(values, rounded, qparams, users, input_qparams)
+            if narrower is not None:
+                notes.append(f"{node_label(users[0])}: {narrower[1]}")
+                rounded = _rounded(values, narrower[0], users, rounder, biased)
+                qparams = narrower[0]
         qparams = qparams if rounded is None else rounded.qparams
         integers = None if rounded is None else rounded.integers
         dequantized = constants.dequantized(weight, values, qparams, integers)
@@ -83,6 +91,48 @@ def quantize_weight(
         if qparams is not None and x is not None:
             _quantize_bias(node, x, qparams, constants)
     return notes
+
+
+def _rounded(
+    values: Float32,
+    qparams: QParams,
+    users: Sequence[ir.Node],
+    rounder: Rounder | None,
+    biased: Biased,
+) -> Rounded | None:
+    if rounder is None:
+        return None
+    corrects = all(node in biased or _takes_bias(node) for node in users)
+    return rounder(values, qparams, users, corrects=corrects)
+
+
+def narrowed(
+    values: Float32,
+    rounded: Rounded | None,
+    qparams: QParams,
+    users: Sequence[ir.Node],
+    input_qparams: InputQParams,
+) -> tuple[QParams, str] | None:
+    """Return qparams with 7 bits for the channels that saturate on AVX2, and what to say of them.
+
+    None where there are none: 16-bit activations, other weights than int8, depthwise layers, and
+    channels whose neighbouring weights are small enough.
+    """
+    integers = to_storage(values, qparams) if rounded is None else rounded.integers
+    found: set[int] = set()
+    for node in users:
+        x = input_qparams(node)
+        depthwise = node.op_type == "Conv" and values.shape[1] == 1 < attribute(node, "group", 1)
+        if x is None or qparams.dtype != "int8" or x.dtype not in SHIFTS or depthwise:
+            continue
+        found |= set(hazard_channels(integers, node, x.limits[1] + SHIFTS[x.dtype])[0])
+    if not found:
+        return None
+    scale = (qparams if rounded is None else rounded.qparams).scale
+    at = np.isin(np.arange(scale.size), sorted(found)) if scale.ndim else np.ones((), bool)
+    scale = np.where(at, scale * np.float32(qparams.limits[1] / SEVEN_BITS), scale)
+    said = f"7 bits for {len(found)} channels that would saturate on AVX2"
+    return replace(qparams, scale=scale.astype(np.float32)), said
 
 
 def _takes_bias(node: ir.Node) -> bool:

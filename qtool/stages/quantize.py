@@ -21,6 +21,7 @@ from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
 from qtool.quant.layer_rounding import Rounder
 from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
+from qtool.quant.pair_sums import TARGETS
 from qtool.quant.plan import Group, Plan, plan
 from qtool.quant.rounding import ROUNDINGS
 from qtool.quant.selection import Selection, node_label, select
@@ -65,6 +66,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
     correct: str = "auto"  # sequential where there are samples
+    target: str | None = None  # avx2: 7 bits for the channels that would saturate there
     integer_outputs: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +82,8 @@ class Options:
         lookup(RANGES, self.range, "range method")
         lookup(dict.fromkeys(ROUNDING), self.rounding, "rounding")
         lookup(dict.fromkeys(CORRECTIONS), self.correct, "bias correction")
+        if self.target is not None:
+            lookup(dict.fromkeys(TARGETS), self.target, "target")
         if self.weight_method is not None:
             lookup(WEIGHT_METHODS, self.weight_method, "weight method")
         if self.format == "qoperator" and self.activations.endswith("16"):
@@ -242,6 +246,7 @@ def _static(model: Model, options: Options, threads: int | None = None) -> Model
             weight, axis, _for_layer(options, of_weight(users, types)).scheme
         ),
         _rounder(result, statistics, options, threads),
+        options.target,
     )
     for node, reason in made.reasons.items():
         node.metadata_props[REASON_KEY] = reason

@@ -9,6 +9,7 @@ from qtool.data import open_samples
 from qtool.errors import UsageError
 from qtool.formats import load
 from qtool.model import array
+from qtool.quant.pair_sums import hazards
 from qtool.runtime.ort import OrtSession
 
 
@@ -122,3 +123,25 @@ def test_correction_without_samples_is_refused(calibrated):
 
     with pytest.raises(UsageError, match="give --data"):
         qtool.quantize(model, correct="sequential")
+
+
+def test_for_avx2_no_pair_of_products_can_saturate(calibrated):
+    model, _ = calibrated
+
+    plain, safe = (qtool.quantize(model, target=target) for target in (None, "avx2"))
+
+    assert any(h.channels for h in hazards(plain))
+    assert not any(h.channels for h in hazards(safe))
+
+
+def test_for_avx2_only_channels_at_risk_lose_a_bit(calibrated):
+    model, _ = calibrated
+
+    plain, safe = (qtool.quantize(model, target=target) for target in (None, "avx2"))
+
+    scales = [
+        np.concatenate([array(v).ravel() for n, v in q.graph.initializers.items() if "scale" in n])
+        for q in (plain, safe)
+    ]
+    n_changed = int((scales[0] != scales[1]).sum())
+    assert 0 < n_changed <= 2 * sum(len(h.channels) for h in hazards(plain))  # weight's and bias's
