@@ -18,7 +18,11 @@ from qtool.cli import options
               help="What outputs are compared with.  [default: by the metric]")  # fmt: skip
 @click.option("--output-name", metavar="NAME", help="Output to measure.  [default: the only one]")
 @click.option("--labels", metavar="TXT", help="Names of the classes, one per line.")
-@click.option("--curve", metavar="JSON", help="Journal of compress or tune: draw their trials.")
+@click.option(
+    "--curve",
+    metavar="JSON",
+    help="Trials of tune (OUTPUT.tune/journal.jsonl) or compress (OUTPUT.trials) to draw.",
+)
 @click.option("--layer-samples", type=click.IntRange(0), default=32, show_default=True, metavar="N",
               help="Samples for the error and the histogram of each layer.")  # fmt: skip
 @click.option("--worst", type=click.IntRange(0, 100), default=12, show_default=True, metavar="N",

@@ -137,7 +137,7 @@ def _verdict(page: Page) -> str:
         assert known is not None
         parts.append(f"Both find the same class on {known.agreement:.4g} % of the samples.")
     share = found.coverage.by_macs
-    if found.coverage.is_quantized and share.total:
+    if share.integer:
         parts.append(f"{words.share(share.fraction)} of the multiply-accumulates are in integers.")
     return " ".join(parts) or "What is in this model."
 
@@ -201,7 +201,7 @@ def _tiles(page: Page) -> Iterator[dict[str, Any]]:
         assert known.agreement is not None
         yield _tile("Agreement", words.digits(known.agreement), "same class as float", unit="%")
     share = found.coverage.by_macs
-    if share.total:
+    if share.integer:
         note = f"of {words.count(share.total)} MACs"
         yield _tile("In integers", words.share(share.fraction), note)
     worst = _output_error(found)

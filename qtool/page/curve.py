@@ -17,6 +17,7 @@ MAX_BYTES = 1 << 26
 MOST_POINTS = 2000
 MOST = 1e18  # as a size or a drop
 WIDTH, HEIGHT = 1040, 320
+SAME_SIZE = 0.01  # what a history more or less may change
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,15 @@ class Curve:
     measure: str = ""
 
     def choose(self, n_bytes: int | None) -> Curve:
-        """Return the curve with the trials of this size as taken, where none is marked yet."""
-        if any(point.chosen for point in self.points):
+        """Return the curve with the trial nearest to this size as taken, if none is marked yet."""
+        if n_bytes is None or any(point.chosen for point in self.points):
             return self
-        marked = (replace(point, chosen=point.n_bytes == n_bytes) for point in self.points)
+        sizes = [point.n_bytes for point in self.points]
+        nearest = min(sizes, key=lambda size: abs(size - n_bytes))
+        if abs(nearest - n_bytes) > SAME_SIZE * n_bytes:
+            return self
+        chosen = sizes.index(nearest)
+        marked = (replace(p, chosen=place == chosen) for place, p in enumerate(self.points))
         return replace(self, points=tuple(marked))
 
     def front(self) -> list[Point]:

@@ -16,6 +16,7 @@ SMALL = (340, 96)
 WIDE = 1040
 NAMED_LAYERS = 6  # points of the error curve that get their name
 MOST_BARS = 24
+MOST_UNUSED = 0.6  # of the width of a histogram: how far a range beyond it is drawn
 LOST_DB = 3.0  # from here on an edge of the error curve is drawn as a loss
 FORM_COLORS = {"integer": "int", "weights": "weights", "float": "float"}
 PALETTE = ("int", "weights", "good", "bad", "muted", "int-soft")
@@ -47,7 +48,9 @@ def _histogram(bins: Bins, limits: Sequence[tuple[float, float]], name: str, lab
         axes.stairs(_heights(bins.other), bins.edges, color=COLORS["int"], linewidth=1.1)
     low, high = bins.edges[0], bins.edges[-1]
     if limits:
-        low, high = min(low, limits[-1][0]), max(high, limits[-1][1])
+        far = MOST_UNUSED * (high - low)  # beyond, a range would leave no room for the values
+        low = min(low, max(limits[-1][0], low - far))
+        high = max(high, min(limits[-1][1], high + far))
     margin = 0.02 * (high - low)
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(0, 1.06)
@@ -57,6 +60,8 @@ def _histogram(bins: Bins, limits: Sequence[tuple[float, float]], name: str, lab
     for place, (first, last) in enumerate(limits):
         widest = place == len(limits) - 1
         for end, outside in ((first, low - margin), (last, high + margin)):
+            if not low - margin <= end <= high + margin:
+                continue
             axes.axvline(end, color=COLORS["bad"], linewidth=1.2 if widest else 0.8,
                          linestyle="-" if widest else (0, (2, 2)))  # fmt: skip
             if widest and end != outside:

@@ -166,6 +166,9 @@ def _weight_facts(weight: Any) -> Iterator[str]:
         yield weight.codec
     if weight.n_scales:
         yield f"{words.whole(weight.n_scales)} scale{'s' * (weight.n_scales > 1)}"
+    if len(weight.ranges) == 1:
+        low, high = weight.ranges[0]
+        yield f"range {words.short(low)} to {words.short(high)}"
     if weight.n_distinct is not None and weight.n_distinct <= 256:
         yield f"{weight.n_distinct} distinct values"
     if weight.zeros is not None and weight.zeros >= 0.005:
