@@ -117,9 +117,9 @@ def rivals(python: str, model: Any, layers: Any, folder: Path) -> Iterator[tuple
         edit, decoded = Edit(copy), np.load(target)
         values = {v.name: v for v in copy.graph.initializers.values()}
         for i, layer in enumerate(layers):
-            edit._store(values[layer.value.name], decoded[f"w{i}"])
+            edit.store(values[layer.value.name], decoded[f"w{i}"])
             if f"b{i}" in kept:
-                edit._store(values[layer.node.inputs[2].name], decoded[f"b{i}"])
+                edit.store(values[layer.node.inputs[2].name], decoded[f"b{i}"])
         yield int(done.stdout.split()[-1]), copy
 
 

@@ -22,6 +22,7 @@ SAMPLES = Path("sample_models")
 NETWORKS = ("resnet", "dscnn", "mlp")
 PREPROCESS = ("--preprocess", SAMPLES / "preprocess.toml")
 QUIET: list[str] = []
+PACKED = "pruned, on grids, packed"
 HEADER = ("model", "artifact", "bytes", "of float", "top-1", "drop, 95 % interval", "agreement")
 SPEED_HEADER = ("model", "runtime", "ms", "times native", "load ms", "MB", "top-1", "same answers")
 BENCH_SECONDS = 1
@@ -40,17 +41,23 @@ def qtool(command: str, *arguments: object) -> str:
 
 
 def chain(name: str) -> dict[str, Path]:
-    """Freeze, calibrate and quantize one network; return the path of each artifact."""
+    """Freeze, calibrate, quantize, compress one network; return the path of each artifact."""
     frozen, calibrated = OUTPUT / f"{name}.onnx", OUTPUT / f"{name}.qtm"
     static, weights = OUTPUT / f"{name}.int8.onnx", OUTPUT / f"{name}.weights.onnx"
     checkpoint = SAMPLES / f"{name}.weights.npz"
     bound = ("--weights", checkpoint) if (ROOT / checkpoint).exists() else ()
     qtool("freeze", "-i", SAMPLES / f"{name}.train.onnx", *bound, "-o", frozen)
     samples = ("--data", SAMPLES / "calibration.npz", *PREPROCESS)
-    qtool("calibrate", "-i", frozen, *samples, "-o", calibrated)
+    qtool("calibrate", "-i", frozen, *samples, "--gram", "-o", calibrated)
     qtool("quantize", "-i", calibrated, "-o", static)
     qtool("quantize", "-i", frozen, "--mode", "weight-only", "-o", weights)
-    return {"float": frozen, "int8": static, "int8 weights only": weights}
+    sparse, grids, packed = (
+        OUTPUT / f"{name}.{end}" for end in ("sparse.qtm", "grids.onnx", "packed.qtm")
+    )
+    qtool("prune", "-i", calibrated, "--sparsity", 0.3, "-o", sparse)
+    qtool("cluster", "-i", sparse, "--method", "grid", "--bits", 3.5, "-o", grids)
+    qtool("pack", "-i", grids, "-o", packed)
+    return {"float": frozen, "int8": static, "int8 weights only": weights, PACKED: packed}
 
 
 def evaluate(model: Path, reference: Path, *options: object) -> dict[str, Any]:
@@ -74,6 +81,10 @@ def rows(name: str, artifacts: dict[str, Path]) -> list[tuple[str, ...]]:
         ratio, value = f"{size / full:.2f}x", f"{result['value']:.2f} %"
         agreement = f"{result['agreement']:.2f} %"
         found.append((name, label, f"{size:,}", ratio, value, drop, agreement))
+        if label == PACKED:
+            native = evaluate(path, path, "--runtime", "native", "--samples", 1000)
+            numbers = (f"{native['value']:.2f} %", "", f"{native['agreement']:.2f} %")
+            found.append((name, "the same, native", f"{size:,}", ratio, *numbers))
     top1 = f"{result['reference']:.2f} %"
     return [(name, "float", f"{full:,}", "1.00x", top1, "", ""), *found]
 

@@ -35,25 +35,29 @@ class Fed:
     n: int = 1
 
 
-def network():
-    """Return the calibrated network and its samples."""
-    rng = np.random.default_rng(5)
-    model = ir.from_onnx_text(TEXT)
-    shapes = {"w": (16, 4, 3, 3), "b": (16,), "dw": (16, 1, 3, 3), "v": (40, 16), "u": (40,),
-              "m": (40, 6)}  # fmt: skip
+def bound(text, shapes, rng):
+    """Return the model of a text, with random constants of these shapes."""
+    model = ir.from_onnx_text(text)
     for name, shape in shapes.items():
         values = rng.normal(size=shape).astype(np.float32) / 4
         value = next(v for n in model.graph for v in n.inputs if v.name == name)
-        value.const_value, value.type = (
-            ir.Tensor(values, name=name),
-            ir.TensorType(ir.DataType.FLOAT),
-        )
+        value.const_value = ir.Tensor(values, name=name)
+        value.type = ir.TensorType(ir.DataType.FLOAT)
         value.shape = ir.Shape(shape)
         model.graph.register_initializer(value)
+    return Model(model)
+
+
+def network():
+    """Return the calibrated network and its samples."""
+    rng = np.random.default_rng(5)
+    shapes = {"w": (16, 4, 3, 3), "b": (16,), "dw": (16, 1, 3, 3), "v": (40, 16), "u": (40,),
+              "m": (40, 6)}  # fmt: skip
+    model = bound(TEXT, shapes, rng)
     samples = [
         Fed({"x": rng.normal(size=(1, 4, 8, 8)).astype(np.float32).cumsum(3)}) for _ in range(40)
     ]
-    return calibrate(Model(model), data=samples, gram=True), samples
+    return calibrate(model, data=samples, gram=True), samples
 
 
 def outputs(model, samples):

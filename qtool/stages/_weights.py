@@ -6,7 +6,7 @@ Shape legend: as in qtool.compress.hessian.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -145,6 +145,11 @@ class WeightLayer:
         """K."""
         return int(self._gram.size - 1)
 
+    def rows_layout_for(self, groups: int) -> Rows | _Moved:
+        """Return the layout of the rows with another number of groups."""
+        layout = self.rows_layout
+        return replace(layout, groups=groups) if isinstance(layout, Rows) else layout
+
     @property
     def depthwise(self) -> bool:
         """Whether every channel has its own few weights."""
@@ -221,16 +226,18 @@ class Edit:
     def floats(self, layer: WeightLayer, rows: Float64) -> None:
         """Store the rows as floats of the type that the weight has."""
         values = layer.rows_layout.back(rows, layer.shape).astype(layer.weights.dtype)
-        self._store(layer.value, values)
+        self.store(layer.value, values)
 
     def integers(self, layer: WeightLayer, rows: npt.NDArray[Any]) -> None:
         """Store other integers under the scale that is there."""
-        self._store(layer.value, layer.rows_layout.back(rows, layer.shape).astype(np.int8))
+        self.store(layer.value, layer.rows_layout.back(rows, layer.shape).astype(np.int8))
 
-    def _store(self, value: ir.Value, values: npt.NDArray[Any]) -> None:
+    def store(self, value: ir.Value, values: npt.NDArray[Any]) -> None:
+        """Give a constant other values, of any shape."""
         producer = value.producer()
         if producer is None:
             value.const_value = ir.Tensor(values, name=value.name)
+            value.shape = ir.Shape(values.shape)
         else:
             added = add_initializer(self._graph, self._names("weight"), values)
             value.replace_all_uses_with(added)
@@ -278,7 +285,7 @@ class Edit:
         old = node.inputs[2] if len(node.inputs) > 2 else None
         if old is not None:
             values = np.asarray(array(old))
-            self._store(old, (values + delta.reshape(values.shape)).astype(values.dtype))
+            self.store(old, (values + delta.reshape(values.shape)).astype(values.dtype))
         elif np.any(delta):
             values = delta.astype(layer.weights.dtype)
             added = add_initializer(self._graph, self._names.short("bias"), values)
@@ -291,7 +298,7 @@ class Edit:
             old = layer.node.inputs[2] if len(layer.node.inputs) > 2 else None
             if layer.bias_moves and old is not None and old.dtype in (None, ir.DataType.FLOAT):
                 values = np.asarray(array(old))
-                self._store(old, _short(values))
+                self.store(old, _short(values))
 
 
 def _short(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

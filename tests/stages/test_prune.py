@@ -124,3 +124,68 @@ def test_the_command_prints_a_table_and_json(network, cli, tmp_path):
     assert result.exit_code == 0
     assert json.loads(result.stdout)["sparsity"] == pytest.approx(0.44, abs=0.06)
     assert "zeros" in result.stderr
+
+
+@pytest.mark.parametrize("method", [None, "magnitude"])
+def test_channels_go_for_good(network, method):
+    found = prune(network[0], sparsity=0.5, pattern="channel", method=method)
+
+    shapes = {name: values(found, name).shape for name in ("w", "b", "dw", "v", "u", "m")}
+    assert shapes == {
+        "w": (8, 4, 3, 3), "b": (8,), "dw": (8, 1, 3, 3), "v": (20, 8), "u": (20,), "m": (20, 6),
+    }  # fmt: skip
+
+
+def test_readers_make_up_for_channels(network):
+    model, samples = network
+
+    errors = {
+        method: relative(
+            model, prune(model, sparsity=0.25, pattern="channel", method=method), samples
+        )
+        for method in ("obs", "magnitude")
+    }
+
+    assert errors["obs"] < errors["magnitude"] / 10
+
+
+RESIDUAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+agraph (float[N,3,6,6] x) => (float[N,5] y)
+{
+    a = Conv <pads=[1,1,1,1]> (x, w0)
+    r = Relu(a)
+    b = Conv <pads=[1,1,1,1]> (r, w1)
+    s = Add(r, b)
+    k = Mul(s, scale)
+    c = Conv (k, w2)
+    d = Concat <axis=1> (k, c)
+    f = Flatten(d)
+    y = Gemm <transB=1> (f, v)
+}
+"""
+SHAPES = {"w0": (8, 3, 3, 3), "w1": (8, 8, 3, 3), "scale": (1, 8, 1, 1), "w2": (4, 8, 1, 1),
+          "v": (5, 12 * 36)}  # fmt: skip
+
+
+def test_channels_go_through_residuals_and_concats(rng):
+    model = compressible.bound(RESIDUAL, SHAPES, rng)
+    dead = [1, 4]  # of which nothing is ever read
+    for name, axis in (("w1", 1), ("w2", 1)):
+        np.moveaxis(values(model, name), axis, 0)[dead] = 0
+    values(model, "v").reshape(5, 12, 36)[:, [*dead, 10]] = 0
+    feeds = [compressible.Fed({"x": rng.normal(size=(2, 3, 6, 6)).astype(np.float32)})]
+
+    found = prune(model, sparsity=0.25, pattern="channel", method="magnitude")
+
+    shapes = {name: values(found, name).shape for name in SHAPES}
+    assert shapes == {"w0": (6, 3, 3, 3), "w1": (6, 6, 3, 3), "scale": (1, 6, 1, 1),
+                      "w2": (3, 6, 1, 1), "v": (5, 9 * 36)}  # fmt: skip
+    np.testing.assert_allclose(
+        compressible.outputs(found, feeds), compressible.outputs(model, feeds), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_why_no_channel_can_go_is_said(network):
+    with pytest.raises(UnsupportedError, match="no channel can be removed: .*excluded"):
+        prune(network[0], sparsity=0.5, pattern="channel", only=("MatMul",))
