@@ -23,6 +23,7 @@ OUTLIER = 4.0  # a range this many times as wide as what holds all but a thousan
 IMBALANCE = 8.0  # the largest channel over the median one
 TAIL_OPS = ("Sigmoid", "Softmax", "Exp", "NonMaxSuppression", "TopK", "ArgMax")
 INT32_MAX = 2**31 - 1
+CLIPPED = 0.01  # of the weights: what may be farther than half a step away
 WIDENED = 0.2  # of the weights' noise: what widened channels make at least
 UNUSED = 0.51  # a channel of weights that reaches only this part of its integers was widened
 
@@ -107,10 +108,28 @@ def _of_weights(pair: Pair) -> Iterator[Cause]:
         yield Cause("few levels", f"its weights have {bits} bits", f"--layer '{label}=w8'")
     if weight.scale.size == 1 and ratio > 1:
         yield Cause("few levels", "one scale for all of its weights is too coarse", "--per-channel")
+    if _is_nearest(pair):
+        facts = "each of its weights is rounded to the nearest, whatever its input is"
+        yield Cause("few levels", facts, "--rounding descent")
     if ratio > IMBALANCE:
         facts = f"the largest input channel's weights are {ratio:.0f} times the median one's"
         yield Cause("channel imbalance", facts, f"--exclude '{label}'")
     yield Cause("few levels", f"{bits} bits are too few for its weights", f"--exclude '{label}'")
+
+
+def _is_nearest(pair: Pair) -> bool:
+    """Return whether each weight became the nearest integer, but for those that are clipped."""
+    weight, axis = pair.weight, _channels(pair)
+    real = None if pair.weight_at is None else array(pair.node.inputs[pair.weight_at])
+    if weight is None or real is None or real.shape != weight.real.shape:
+        return False
+    if weight.scale.size > 1 and axis is None:
+        return False  # a scale for each block
+    shape = [1] * real.ndim
+    if axis is not None:
+        shape[axis] = -1
+    apart = np.abs(real - weight.real) / weight.scale.reshape(shape)
+    return float(np.mean(apart > 0.501)) < CLIPPED
 
 
 def _of_range(
