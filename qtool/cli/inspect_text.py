@@ -18,6 +18,7 @@ from qtool.quant.encodings import Encoding
 from qtool.stages.compare import Change, Comparison
 from qtool.stages.describe import Description
 from qtool.stages.inspect import Inspection, Port, Weight
+from qtool.stages.storage import StoredWeight
 
 BAR = 40  # characters of the longest bar of a histogram
 
@@ -58,6 +59,10 @@ def inspection(found: Inspection) -> Iterator[str]:
             yield from table(_WEIGHT_HEAD, map(_weight, found.weights))
         if found.encodings:
             yield from table(_ENCODING_HEAD, map(_encoding, found.encodings))
+    if found.storage is not None:
+        ratios = (f"{name} {ratio:.2f}x" for name, ratio in found.storage.ratios().items())
+        yield f"packed: {found.storage.file_bytes} bytes; smaller than {', '.join(ratios)}"
+        yield from table(_STORED_HEAD, map(_stored, found.storage.tensors))
 
 
 def description(found: Description) -> Iterator[str]:
@@ -234,6 +239,14 @@ def _weight(weight: Weight) -> Sequence[object]:
     distinct = "-" if weight.n_distinct is None else weight.n_distinct
     name = weight.name, weight.dtype, dims(weight.shape)
     return ("weight", *name, weight.n_bytes, distinct, zeros)
+
+
+_STORED_HEAD = ("stored", "name", "shape", "bytes ", "bits ", "entropy ", "of file ", "codecs")
+
+
+def _stored(weight: StoredWeight) -> Sequence[object]:
+    bits = f"{weight.bits:.2f}", f"{weight.entropy:.2f}", percent(weight.share, 1.0)
+    return ("stored", weight.name, dims(weight.shape), weight.stored_bytes, *bits, weight.codecs)
 
 
 _ENCODING_HEAD = ("qparams", "name", "kind", "dtype", "axis ", "scales ", "scale", "zero_point")

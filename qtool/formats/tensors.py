@@ -91,6 +91,11 @@ class StoredTensor(ir.LazyTensor):
         """The bytes in the file."""
         return self._length
 
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of the whole file."""
+        return len(self._data)
+
     def chain(self) -> str:
         """Return the names of the codecs, such as "codebook(planes(raw, rans), rans)"."""
         stored = mapping.view(self._data, self._start, self._length).data

@@ -16,6 +16,7 @@ from qtool.model import Dim, Json, Model, all_nodes, dtype_name, fingerprint
 from qtool.quant.coverage import Coverage, coverage
 from qtool.quant.encodings import TRIPLES, Encoding, encodings
 from qtool.shapes import open_dims, shape_of, tensor_bytes, tensor_shape
+from qtool.stages.storage import Storage, storage
 
 MAX_BYTES = 1 << 24  # larger weights are not read to count their values
 COUNTED_KINDS = "fiuV"  # of numpy: float, int, uint, and ml_dtypes' small types
@@ -92,6 +93,7 @@ class Inspection:
     statistics: StatisticsSummary | None
     batch_norm: tuple[str, ...]  # tensors whose mean and deviation a folded BatchNormalization gave
     with_values: bool = False  # the values of the weights were counted
+    storage: Storage | None = None  # of a packed file
 
     @property
     def n_parameters(self) -> int:
@@ -143,6 +145,7 @@ class Inspection:
             "preprocess": None if self.preprocess is None else dict(self.preprocess),
             "statistics": None if self.statistics is None else self.statistics.to_json(),
             "batch_norm": list(self.batch_norm),
+            "storage": None if self.storage is None else self.storage.to_json(),
         }
 
 
@@ -176,6 +179,7 @@ def inspect(
         statistics=_statistics(model),
         batch_norm=tuple(sorted(model.batch_norm)),
         with_values=values,
+        storage=storage(model),
     )
 
 

@@ -42,3 +42,21 @@ def test_an_onnx_file_cannot_be_packed(cli, path, tmp_path) -> None:
 
     assert result.exit_code == 2
     assert "an ONNX file cannot be packed; write a .qtm" in result.stderr
+
+
+def test_inspect_shows_how_each_tensor_is_stored(cli, path, tmp_path) -> None:
+    cli("pack", "-i", path, "-o", tmp_path / "m.qtm")
+
+    said = json.loads(cli("inspect", tmp_path / "m.qtm", "--json").stdout)["storage"]
+    text = cli("inspect", tmp_path / "m.qtm").stdout
+
+    (row,) = said["tensors"]
+    assert row["codecs"].startswith("codebook(")
+    assert row["bits"] == 8 * row["stored_bytes"] / 64**2
+    assert row["entropy"] < row["bits"]
+    assert set(said["ratios"]) == {"float32", "int8", "zip", "xz"}
+    assert "packed: " in text
+
+
+def test_inspect_of_a_plain_model_says_nothing_about_packing(cli, path) -> None:
+    assert json.loads(cli("inspect", path, "--json").stdout)["storage"] is None

@@ -85,7 +85,7 @@ template <typename T>
 bool expand(const uint8_t* indices, size_t n, const uint8_t* codebook, size_t k,
             uint8_t* values) noexcept {
   T all[kMostDistinct] = {};
-  std::memcpy(all, codebook, k * sizeof(T));
+  if (k > 0) std::memcpy(all, codebook, k * sizeof(T));
   uint8_t highest = 0;
   for (size_t i = 0; i < n; ++i) highest = std::max(highest, indices[i]);
   if (n > 0 && highest >= k) return false;
@@ -160,7 +160,7 @@ void take_nonzero(const uint8_t* values, size_t n, int width, uint8_t* nonzero) 
 }
 
 void write_mask(const uint8_t* values, size_t n, int width, uint8_t* mask) noexcept {
-  std::memset(mask, 0, (n + 7) / 8);
+  std::fill_n(mask, (n + 7) / 8, uint8_t{0});
   by_width(width, [&](auto t) {
     each_nonzero<decltype(t)>(values, n, [&](size_t i, auto) {
       mask[i / 8] = static_cast<uint8_t>(mask[i / 8] | 1u << (i % 8));
@@ -174,7 +174,7 @@ bool from_mask(const uint8_t* mask, size_t n, int width, const uint8_t* nonzero,
   return by_width(width, [&](auto t) {
     using T = decltype(t);
     size_t used = 0;
-    std::memset(values, 0, n * sizeof(T));
+    std::fill_n(values, n * sizeof(T), uint8_t{0});
     for (size_t byte = 0; byte < (n + 7) / 8; ++byte) {
       for (unsigned bits = mask[byte]; bits != 0; bits &= bits - 1) {
         const size_t i = 8 * byte + static_cast<size_t>(__builtin_ctz(bits));
@@ -206,7 +206,7 @@ bool from_gaps(const uint8_t* gaps, size_t n_gaps, size_t n, int width, int most
   return by_width(width, [&](auto t) {
     using T = decltype(t);
     size_t i = 0, used = 0;
-    std::memset(values, 0, n * sizeof(T));
+    std::fill_n(values, n * sizeof(T), uint8_t{0});
     for (size_t k = 0; k < n_gaps; ++k) {
       if (gaps[k] > most || gaps[k] > n - i) return false;
       i += gaps[k];
