@@ -62,7 +62,8 @@ def layer(found, name):
 
 
 def test_the_prediction_is_near_what_is_measured(net):
-    quantized = quantize(net.model, data=net.samples)
+    # The prediction takes errors for noise; rounding by Gram matrices and correction lower them.
+    quantized = quantize(net.model, data=net.samples, rounding="nearest", correct="none")
 
     found = sensitivity(quantized, reference=net.model, data=net.samples)
 
