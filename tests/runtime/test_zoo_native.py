@@ -20,8 +20,14 @@ MODELS = [
     "mobilenet_v1_0.75_224", "ppocrv4-det", "resnet20-cifar10", "silero-vad-lstm",
     "squeezenet1_1-torchvision", "ultraface-rfb-320",
 ]  # fmt: skip
-#: What onnxruntime rounds otherwise, by one step: docs/quantization.md says where and why.
-DEVIATES = {"Add", "Mul", "AveragePool", "Softmax", "ConvTranspose"}
+#: What onnxruntime rounds otherwise, by how many steps at most, and why: docs/quantization.md.
+DEVIATES = {
+    "Add": (1, "adds the zero point before it rounds: ties, where that is odd"),
+    "Mul": (1, "adds the zero point before it rounds: ties, and near ties"),
+    "AveragePool": (1, "adds the zero point before it rounds: ties, and near ties"),
+    "Softmax": (1, "sums float exponentials, where eq. 17 has integers"),
+    "ConvTranspose": (1, "has no integer kernel: sums in float32, then quantizes"),
+}
 
 
 @pytest.fixture
@@ -49,9 +55,11 @@ def test_integers_of_static_models_are_onnxruntimes(model, data):
 
     report = verify(quantized, data=data, threads=1)
 
-    entered = {layer.op for layer in report.layers if layer.enters and layer.max_lsb}
     assert any(layer.max_lsb is not None for layer in report.layers)
-    assert entered <= DEVIATES
+    for layer in report.layers:
+        if layer.enters and layer.max_lsb:
+            most, _ = DEVIATES.get(layer.op, (0, "equal"))
+            assert layer.max_lsb <= most, f"{layer.name}, made by {layer.op}"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 #include <arm_neon.h>
 
+#include "histogram/compress.h"
 #include "histogram/one.h"
 
 namespace qtool {
@@ -7,24 +8,7 @@ namespace {
 
 constexpr size_t kLanes = 4;
 
-// order[mask] moves the 16-bit lanes whose bit is set to the front, for tbl.
-struct Compress {
-  alignas(8) uint8_t order[16][8];
-
-  constexpr Compress() : order() {
-    for (int mask = 0; mask < 16; ++mask) {
-      int kept = 0;
-      for (int lane = 0; lane < 4; ++lane) {
-        if ((mask >> lane & 1) == 0) continue;
-        order[mask][2 * kept] = static_cast<uint8_t>(2 * lane);
-        order[mask][2 * kept + 1] = static_cast<uint8_t>(2 * lane + 1);
-        ++kept;
-      }
-    }
-  }
-};
-
-constexpr Compress kCompress;
+constexpr Compress<kLanes> kCompress;
 
 }  // namespace
 

@@ -16,31 +16,23 @@ Rounding read_rounding(const OpView& op) {
   return r;
 }
 
-void require_types(const OpView& op, DType x, DType y) {
-  op.require(op.input(0).dtype == x, "x has a wrong type");
-  op.require(op.output(0).dtype == y, "y has a wrong type");
-  op.require(same_dims(op.input(0), op.output(0)), "x and y differ in shape");
-}
-
-class Quantize final : public Op {
+// y = convert(x) element by element: convert(kernels, x, y, n).
+template <typename X, typename Y, typename Convert>
+class Conversion final : public Op {
  public:
-  explicit Quantize(const OpView& op)
+  Conversion(const OpView& op, const Convert& convert)
       : x_(op.input(0)),
         y_(op.output(0).id),
         loop_(op.output(0), x_.contiguous()),
         kernels_(select_elementwise(op.isa)),
-        rounding_(read_rounding(op)),
-        scale_(op.positive(0)) {
-    require_types(op, DType::kFloat32, DType::kUint8);
-  }
+        convert_(convert) {}
 
   const char* kernel() const noexcept override { return isa_name(kernels_.isa); }
 
   void run(const Run& run) const noexcept override {
     loop_.run(run.pool, [&](int64_t row, int64_t begin, int64_t end) {
-      kernels_.quantize({run.at<const float>(x_.id) + row * x_.pitch + begin,
-                         run.at<uint8_t>(y_) + row * loop_.pitch + begin, end - begin, scale_,
-                         rounding_});
+      convert_(kernels_, run.at<const X>(x_.id) + row * x_.pitch + begin,
+               run.at<Y>(y_) + row * loop_.pitch + begin, end - begin);
     });
   }
 
@@ -49,9 +41,16 @@ class Quantize final : public Op {
   int32_t y_;
   RowLoop loop_;
   const ElementwiseKernels& kernels_;
-  Rounding rounding_;
-  float scale_;
+  Convert convert_;
 };
+
+template <typename X, typename Y, typename Convert>
+std::unique_ptr<Op> conversion(const OpView& op, DType x, DType y, const Convert& convert) {
+  op.require(op.input(0).dtype == x, "x has a wrong type");
+  op.require(op.output(0).dtype == y, "y has a wrong type");
+  op.require(same_dims(op.input(0), op.output(0)), "x and y differ in shape");
+  return std::make_unique<Conversion<X, Y, Convert>>(op, convert);
+}
 
 // From channels first to channels last on the way.
 class QuantizeImage final : public Op {
@@ -92,48 +91,29 @@ class QuantizeImage final : public Op {
   float scale_;
 };
 
-class Dequantize final : public Op {
- public:
-  explicit Dequantize(const OpView& op)
-      : x_(op.input(0)),
-        y_(op.output(0).id),
-        loop_(op.output(0), x_.contiguous()),
-        kernels_(select_elementwise(op.isa)),
-        zero_point_(int32_t(op.integer(0, 0, 255))),
-        scale_(op.positive(0)) {
-    require_types(op, DType::kUint8, DType::kFloat32);
-  }
-
-  const char* kernel() const noexcept override { return isa_name(kernels_.isa); }
-
-  void run(const Run& run) const noexcept override {
-    loop_.run(run.pool, [&](int64_t row, int64_t begin, int64_t end) {
-      kernels_.dequantize({run.at<const uint8_t>(x_.id) + row * x_.pitch + begin,
-                           run.at<float>(y_) + row * loop_.pitch + begin, end - begin, scale_,
-                           zero_point_});
-    });
-  }
-
- private:
-  Tensor x_;
-  int32_t y_;
-  RowLoop loop_;
-  const ElementwiseKernels& kernels_;
-  int32_t zero_point_;
-  float scale_;
-};
-
 }  // namespace
 
 std::unique_ptr<Op> make_quantize(const OpView& op) {
   op.counts(1, 1, 4, 1);
   if (op.integer(3, 0, 1) == 1) return std::make_unique<QuantizeImage>(op);
-  return std::make_unique<Quantize>(op);
+  const Rounding rounding = read_rounding(op);
+  const float scale = op.positive(0);
+  return conversion<float, uint8_t>(
+      op, DType::kFloat32, DType::kUint8,
+      [=](const ElementwiseKernels& kernels, const float* x, uint8_t* y, int64_t n) {
+        kernels.quantize({x, y, n, scale, rounding});
+      });
 }
 
 std::unique_ptr<Op> make_dequantize(const OpView& op) {
   op.counts(1, 1, 1, 1);
-  return std::make_unique<Dequantize>(op);
+  const auto zero_point = int32_t(op.integer(0, 0, 255));
+  const float scale = op.positive(0);
+  return conversion<uint8_t, float>(
+      op, DType::kUint8, DType::kFloat32,
+      [=](const ElementwiseKernels& kernels, const uint8_t* x, float* y, int64_t n) {
+        kernels.dequantize({x, y, n, scale, zero_point});
+      });
 }
 
 }  // namespace qtool
