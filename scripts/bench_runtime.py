@@ -5,8 +5,9 @@ Networks: six of the zoo (QTOOL_ZOO), and MobileNetV2 and ResNet-50 with seeded 
 Contestants, on the same inputs: the native runtime and onnxruntime on qtool's int8 model,
 onnxruntime on the float model, and OpenVINO on the int8 model that NNCF makes of the same float
 model, where `pip install 'qtool[bench]'` has been. Ranges come from random samples: they do not
-matter for time. One JSON line per network and number of threads on standard output, then a table
-on standard error. QTOOL_ISA limits the native runtime's instruction set.
+matter for time. Load time and memory are those of processes of their own. Prints a table, or with
+--json one line per network and number of threads as it is measured. QTOOL_ISA limits the native
+runtime's instruction set.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -30,7 +32,7 @@ from bench_networks import mobilenet_v2, resnet_50
 import qtool
 from qtool.data import open_samples
 from qtool.model import Model
-from qtool.runtime.footprint import footprint, open_session
+from qtool.runtime.footprint import footprint, measure, open_session
 from qtool.runtime.timing import interleave
 from qtool.runtime.trial import random_feeds
 from qtool.shapes import with_shapes
@@ -62,19 +64,23 @@ def float_model(name: str) -> Model:
     return qtool.freeze(with_shapes(loaded))
 
 
-def openvino_session(path: str, feeds: Sequence[Feeds], threads: int) -> Callable[[Feeds], object]:
-    """Return a function that runs what NNCF makes of a float model."""
+def make_openvino(path: str, feeds: Sequence[Feeds], output: str) -> None:
+    """Save what NNCF makes of a float model."""
     import nncf
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(path)
     data = nncf.Dataset([dict(f) for f in feeds])
     with contextlib.redirect_stdout(sys.stderr):  # it shows progress
-        quantized = nncf.quantize(model, data, subset_size=len(feeds))
+        quantized = nncf.quantize(openvino.Core().read_model(path), data, subset_size=len(feeds))
+    openvino.save_model(quantized, output)
+
+
+def open_openvino(path: str, threads: int) -> Any:
+    """Return a request whose infer() runs a saved model."""
+    import openvino
+
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    request = core.compile_model(quantized, "CPU", settings).create_infer_request()
-    return lambda fed: request.infer(fed, share_inputs=True)
+    return openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
 
 
 def has_openvino() -> bool:
@@ -94,25 +100,27 @@ def cases(name: str, threads: Sequence[int], seconds: float) -> Iterator[dict[st
         qtool.save(int8, paths["int8"])
         qtool.save(real, paths["float"])
         np.savez(Path(folder) / "feeds.npz", **feeds)
+        if has_openvino():
+            paths["openvino"] = str(Path(folder) / "int8.xml")
+            make_openvino(paths["float"], [s.feeds for s in data], paths["openvino"])
         for n in threads:
-            runs = contestants(paths, [s.feeds for s in data], n)
+            runs = contestants(paths, n)
             times = interleave(
                 {who: lambda run=run: run(feeds) for who, run in runs.items()}, seconds=seconds
             )
-            yield line(name, n, times) | footprints(paths["int8"], folder, n)
+            yield line(name, n, times) | footprints(paths, str(Path(folder) / "feeds.npz"), n)
 
 
-def contestants(
-    paths: Mapping[str, str], samples: Sequence[Feeds], threads: int
-) -> dict[str, Callable[[Feeds], object]]:
+def contestants(paths: Mapping[str, str], threads: int) -> dict[str, Callable[[Feeds], object]]:
     """Return who takes part, by name."""
     found: dict[str, Callable[[Feeds], object]] = {}
     for who in (NATIVE, *PEERS[:2]):
         runtime, kind = who.split()
         session = open_session(runtime, paths[kind], threads)
         found[who] = lambda fed, run=session.run: run(None, fed)
-    if has_openvino():
-        found[PEERS[2]] = openvino_session(paths["float"], samples, threads)
+    if "openvino" in paths:
+        request = open_openvino(paths["openvino"], threads)
+        found[PEERS[2]] = lambda fed: request.infer(fed, share_inputs=True)
     return found
 
 
@@ -136,27 +144,42 @@ def line(name: str, threads: int, times: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def footprints(path: str, folder: str, threads: int) -> dict[str, Any]:
-    """Return load time and memory of the two runtimes that run qtool's int8 model."""
-    found = {
-        who: footprint(who, path, str(Path(folder) / "feeds.npz"), threads)
-        for who in ("native", "onnxruntime")
-    }
+def footprints(paths: Mapping[str, str], feeds: str, threads: int) -> dict[str, Any]:
+    """Return load time and memory of each, in processes of their own."""
+    found = {}
+    for who in (NATIVE, *PEERS[:2]):
+        runtime, kind = who.split()
+        found[who] = footprint(runtime, paths[kind], feeds, threads)
+    if "openvino" in paths:
+        alone = [sys.executable, __file__, "--footprint", paths["openvino"], feeds, str(threads)]
+        done = subprocess.run(alone, capture_output=True, text=True, check=True)
+        found[PEERS[2]] = json.loads(done.stdout)
     return {key: {who: f[key] for who, f in found.items()} for key in ("load_ms", "peak_mb")}
 
 
+def openvino_footprint(path: str, feeds: str, threads: int) -> dict[str, float]:
+    """Return load time and memory of OpenVINO in this process."""
+    import openvino
+
+    assert openvino.Core  # imported, which is no part of loading a model
+    with np.load(feeds) as stored:
+        fed = dict(stored)
+    return measure(lambda: open_openvino(path, threads), lambda r: r.infer(fed, share_inputs=True))
+
+
 def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results as a Markdown table, fastest runs in milliseconds."""
+    """Return the results as a Markdown table."""
     shown = [who for who in (NATIVE, *PEERS) if any(who in f["min_ms"] for f in found)]
     rows = [
-        ["network", "threads", *(f"{who}, min ms" for who in shown), "best peer / native, min",
-         "median [quartiles]", "load ms", "memory MB"],
+        ["network", "threads", *(f"{who}, median (min) ms" for who in shown),
+         "best peer / native, min", "median [quartiles]", "load ms of each", "memory MB of each"],
     ]  # fmt: skip
     for f in found:
         low, high = f["ratio_quartiles"]
         rows.append([
             f["network"], str(f["threads"]),
-            *(f"{f['min_ms'][who]:.3f}" if who in f["min_ms"] else "" for who in shown),
+            *(f"{f['median_ms'][who]:.3f} ({f['min_ms'][who]:.3f})" if who in f["min_ms"] else ""
+              for who in shown),
             f"{f['ratio_min']:.2f} ({f['best_peer']})",
             f"{f['ratio_median']:.2f} [{low:.2f}, {high:.2f}]",
             *(" / ".join(f"{v:.0f}" for v in f[key].values()) for key in ("load_ms", "peak_mb")),
@@ -171,7 +194,13 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--threads", default="1,2", metavar="N,...")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each network and threads")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
+    parser.add_argument("--footprint", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.footprint is not None:
+        path, feeds, threads = given.footprint
+        print(json.dumps(openvino_footprint(path, feeds, int(threads))))
+        return
     unknown = set(given.networks) - set(NETWORKS)
     if unknown:
         parser.error(f"no network named {min(unknown)}; known: {', '.join(NETWORKS)}")
@@ -181,9 +210,11 @@ def main() -> None:
     found = []
     for name in given.networks or NETWORKS:
         for result in cases(name, [int(n) for n in given.threads.split(",")], given.seconds):
-            print(json.dumps(result), flush=True)
             found.append(result)
-    print(table(found), file=sys.stderr)
+            if given.json:
+                print(json.dumps(result), flush=True)
+    if not given.json:
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -50,13 +50,18 @@ def _measure(runtime: str, path: str, feeds: str, threads: int) -> dict[str, flo
     with np.load(feeds) as stored:
         fed = dict(stored)
     _imported(runtime)
+    return measure(lambda: open_session(runtime, path, threads), lambda s: s.run(None, fed))
+
+
+def measure(make: Callable[[], Any], run: Callable[[Any], object]) -> dict[str, float]:
+    """Return what footprint() does of sessions in this process, where nothing else has run."""
     before = resident_bytes()
-    ms, session = _load(lambda: open_session(runtime, path, threads))
+    ms, session = _load(make)
     for _ in range(RUNS):
-        session.run(None, fed)
+        run(session)
     added = max(0, peak_bytes() - before)
     del session
-    ms = min([ms, *(_load(lambda: open_session(runtime, path, threads))[0] for _ in range(LOADS))])
+    ms = min([ms, *(_load(make)[0] for _ in range(LOADS))])
     return {"load_ms": ms, "peak_mb": added / 1e6}
 
 

@@ -37,7 +37,7 @@ void tile(const GemmTile& t) noexcept {
       }
     }
   }
-  if (!packs_bytes(*t.epilogue)) {
+  if (t.epilogue->float_output) {
     alignas(64) int32_t sums[mr * nr * kLanes];
 #pragma GCC unroll 14
     for (int i = 0; i < mr; ++i) {
@@ -51,6 +51,19 @@ void tile(const GemmTile& t) noexcept {
   __m512 scale[nr];
 #pragma GCC unroll 4
   for (int j = 0; j < nr; ++j) scale[j] = _mm512_loadu_ps(t.scale + j * kLanes);
+  if (t.epilogue->has_residual) {
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; ++i) {
+      const uint8_t* residual = t.residual + i * t.residual_pitch;
+#pragma GCC unroll 4
+      for (int j = 0; j < nr; ++j) {
+        const __m128i r = _mm_maskz_loadu_epi8(block_mask(t.channels, j), residual + j * kLanes);
+        acc[i][j] = steps_of_sum(v, acc[i][j], scale[j], r);
+      }
+      store_bytes<nr>(t, v, acc[i], t.y + i * t.y_pitch);
+    }
+    return;
+  }
 #pragma GCC unroll 14
   for (int i = 0; i < mr; ++i) {
 #pragma GCC unroll 4
