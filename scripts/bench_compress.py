@@ -30,6 +30,7 @@ from bench_zoo import CASES, ROOT, ZOO, take
 RATIOS = (5.0, 6.5, 8.0, 10.0, 12.0)
 IMAGENET = ("squeezenet1_1", "mobilenet_v1_0.75")
 SMALL = ("resnet20", "resnet8", "vww", "dscnn-kws")
+SMALL_RATIOS = (4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 9.0, 10.0, 11.5, 13.5, 16.0)
 QUANTIZATIONS = (-38, -35, -32, -30, -28, -25)  # NNCodec's qp
 
 
@@ -178,7 +179,7 @@ def small(folder: Path, names: list[str]) -> None:
         options = Options(method="grid", bits=8)
         layers = clusterable(model, options)
         work = Clustering(model, layers, sensitivities(model, layers, learn), options, 2)
-        for ratio in (6.0, 7.0, 8.0, 9.0, 10.0, 11.5):
+        for ratio in SMALL_RATIOS:
             try:
                 found = replace(work.at_size(float_bytes(model) / ratio, max=True), statistics=None)
             except qtool.errors.QtoolError as error:

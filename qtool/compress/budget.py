@@ -35,6 +35,9 @@ def _next(points: list[tuple[float, float]], wanted: float, slope: float) -> flo
         slope = found if isfinite(found) and found * slope > 0 else slope
     step = (wanted - near[0][1]) / slope
     x = near[0][0] + max(-MAX_STEP, min(MAX_STEP, step))
+    if _stuck(points, wanted):
+        farther = min(2 * max(abs(points[-1][0] - points[-2][0]), MAX_STEP), 4 * MAX_STEP)
+        x = points[-1][0] + (farther if step > 0 else -farther)
     below = [p[0] for p in points if p[1] <= wanted]
     above = [p[0] for p in points if p[1] > wanted]
     if below and above:
@@ -42,6 +45,14 @@ def _next(points: list[tuple[float, float]], wanted: float, slope: float) -> flo
         if not min(low, high) < x < max(low, high):
             x = (low + high) / 2
     return x
+
+
+def _stuck(points: list[tuple[float, float]], wanted: float) -> bool:
+    """Return whether the last step hardly came nearer, from the same side: sizes are flat."""
+    if len(points) < 2:
+        return False
+    before, last = wanted - points[-2][1], wanted - points[-1][1]
+    return before * last > 0 and abs(last) > 0.8 * abs(before)
 
 
 def _bracket(below: list[float], above: list[float], slope: float) -> tuple[float, float]:
