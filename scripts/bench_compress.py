@@ -49,9 +49,8 @@ def prepared(name: str, folder: Path) -> tuple[Any, Any, Any]:
     if not isinstance(given, str):
         preprocess = str(folder / f"{name}.json")
         Path(preprocess).write_text(json.dumps(given))
-    safe = name.replace(".", "_")  # take() replaces what looks like an ending
     parts = [
-        take(case, part, folder / f"{safe}-{kind}")
+        take(case, part, folder / f"{name}-{kind}")
         for part, kind in ((case.calibration, "calibration"), (case.evaluation, "evaluation"))
     ]
     path = folder / f"{name}.gram.qtm"

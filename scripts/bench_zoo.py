@@ -120,14 +120,15 @@ def take(case: Case, part: tuple[str, Part], path: Path) -> Path:
     if not name:
         rows = [line.split(",") for line in (source / "labels.csv").read_text().splitlines()[1:]]
         lines = [f"{source / 'images' / row[0]} {row[1]}" for s in slices for row in rows[s]]
-        path = path.with_suffix(".txt")
+        path = path.with_name(f"{path.name}.txt")  # a name may have dots of its own
         path.write_text("\n".join(lines) + "\n")
         return path
     with np.load(source / name) as arrays:
         kept = {key: arrays[key] for key in ("x", "y") if key in arrays}
     parts = {key: np.concatenate([v[s] for s in slices]) for key, v in kept.items()}
-    np.savez(path.with_suffix(".npz"), **parts)
-    return path.with_suffix(".npz")
+    path = path.with_name(f"{path.name}.npz")
+    np.savez(path, **parts)
+    return path
 
 
 def peer(frozen: Path, output: Path, data: Path, preprocess: str) -> None:
