@@ -48,6 +48,7 @@ class Encoder:
     choose: Callable[[Array, Encoder], bytes]
     codecs: Mapping[str, Codec]
     max: bool = False  # try slow codecs, too
+    quick: bool = False  # arith in small streams only for more than a few bytes
     layout: Layout = Layout()
     zero: int = 0  # the symbol of least magnitude
     tables: tuple[bytes, ...] = ()  # shared frequency tables

@@ -5,6 +5,7 @@ docs/qtm-format.md, section 6, has the tables. qtm_file reads and writes the res
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -30,6 +31,7 @@ Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 INLINE_BYTES = 64  # smaller tensors stay in the graph
 ALIGNMENT = 64  # of raw rows that are worth mapping
 MAPPED_BYTES = 4096
+MANY_TENSORS = 128  # small streams of more take long together, and save next to nothing
 SHARING_BYTES = 1 << 16  # of tensors whose streams may share frequency tables
 QUOTIENTS = 1 << 18  # steps between 0 and 1 by which multiples are found
 MAX_ROWS = 1 << 20
@@ -108,13 +110,14 @@ def pack(
     """
     found, wanted = _distinct(clone)
     multiples = _multiples(found)
+    smallest = functools.partial(codecs.smallest, max=max, quick=len(found) > MANY_TENSORS)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         shared = _shared_tables(found, max, pool)
 
         def encode(row: int) -> tuple[bytes, int]:
             values = values_of(found[row])
             others = multiples.get(row, {})
-            data, links = codecs.smallest(values, max=max, tables=shared, others=others)
+            data, links = smallest(values, tables=shared, others=others)
             return data, links[0]["id"]
 
         encoded = list(progress(pool.map(encode, range(len(found))), "pack", len(found)))

@@ -269,6 +269,7 @@ def _load_packed(
     data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
 ) -> ir.Model:
     member, where = members[TENSORS], f"{name}: {PACKED_GRAPH}"
+    start = member.start
     if members[PACKED_GRAPH].method != container.STORED:
         raise FormatError(f"{where} is compressed; it must be stored")
     coded = container.content(data, name, members[PACKED_GRAPH], MAX_GRAPH_BYTES)
@@ -278,7 +279,7 @@ def _load_packed(
     # A reference has the number of a row where a plain one has an offset: any size does.
     loaded = onnx_proto.parse(graph, where, _only(TENSORS, 2 * manifest.MAX_BYTES))
     used: set[int] = set()
-    common = {"tables": table.shared, "row": packed.row_reader(table, data, member.start)}
+    common = {"tables": table.shared, "row": packed.row_reader(table, data, start)}
 
     def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         if not isinstance(tensor, ir.ExternalTensor):
@@ -293,7 +294,7 @@ def _load_packed(
         except FormatError as error:
             raise FormatError(f"{where}: {error}") from error
         stored = tensors.StoredTensor(
-            data, member.start + row.offset, row.length, tensor.dtype, shape, where=where,
+            data, start + row.offset, row.length, tensor.dtype, shape, where=where,
             links=links, common=common, crc=row.crc, name=tensor.name,
             doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
@@ -305,11 +306,11 @@ def _load_packed(
     tensors.replace_tensors(loaded, resolve)
     if len(used) != len(table.rows):
         raise FormatError(f"{where}: {len(table.rows) - len(used)} rows are of no tensor")
-    end = member.start  # between rows, whose checksums say the rest, there are zeros only
+    end = start  # between rows, whose checksums say the rest, there are zeros only
     for row in table.rows:
-        if any(data[end : member.start + row.offset]):
+        if any(data[end : start + row.offset]):
             raise FormatError(f"{name}: {TENSORS} has more than zeros between its rows")
-        end = member.start + row.offset + row.length
+        end = start + row.offset + row.length
     return loaded
 
 

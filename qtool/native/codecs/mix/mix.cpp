@@ -1,7 +1,12 @@
 #include "codecs/mix/mix.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "codecs/binary_coder.h"
@@ -24,12 +29,47 @@ struct Rates {
 
 const Rates kRates;
 
-void see(uint32_t& slot, int bit, uint32_t limit) noexcept {
+inline void see(uint32_t& slot, int bit, uint32_t limit) noexcept {
   const uint32_t n = slot & ((1u << kCountBits) - 1);
   const auto p = static_cast<int64_t>(slot >> kCountBits);
-  const int64_t target = bit ? (1 << 22) - 1 : 0;
+  const int64_t target = -bit & ((1 << 22) - 1);
   const int64_t moved = p + ((target - p) * static_cast<int64_t>(kRates.of[n]) >> 16);
-  slot = static_cast<uint32_t>(moved) << kCountBits | (n < limit ? n + 1 : n);
+  slot = static_cast<uint32_t>(moved) << kCountBits | (n + (n < limit));
+}
+
+// Equal tables side by side: cache lines of 16 slots, in pages as large as there are.
+template <int n>
+class Tables {
+ public:
+  explicit Tables(int bits) : size_(size_t{1} << bits) {
+    const size_t n_bytes = n * size_ * sizeof(uint32_t);
+    const size_t align = n_bytes < kLargePage ? kLine : kLargePage;
+    const size_t rounded = (n_bytes + align - 1) / align * align;
+    slots_.reset(static_cast<uint32_t*>(std::aligned_alloc(align, rounded)));
+    if (!slots_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (align == kLargePage) madvise(slots_.get(), rounded, MADV_HUGEPAGE);
+#endif
+    std::fill_n(slots_.get(), n * size_, kUnknown);
+  }
+
+  uint32_t* of(int k) const noexcept { return slots_.get() + static_cast<size_t>(k) * size_; }
+  size_t size() const noexcept { return size_; }
+
+ private:
+  static constexpr size_t kLine = 64, kLargePage = size_t{1} << 21;
+
+  struct Free {
+    void operator()(uint32_t* slots) const noexcept { std::free(slots); }
+  };
+
+  size_t size_;
+  std::unique_ptr<uint32_t[], Free> slots_;
+};
+
+int bits_for(uint64_t n, int least, int most) noexcept {
+  while (least < most && (uint64_t{1} << least) < n) ++least;
+  return least;
 }
 
 // The weights of n inputs in each of several sets, and the bit that they predict.
@@ -46,12 +86,12 @@ class Mixer {
     sum >>= 16;
     const int limit = kStretchLimit;
     const auto x = static_cast<int>(std::clamp<int64_t>(sum, -limit, limit));
-    p_ = logistic().squash[limit + x];
+    p_ = logistic_.squash[limit + x];
     return std::clamp<uint32_t>(p_, 16, 65520);
   }
 
   void see(const int (&inputs)[n], int bit) noexcept {
-    const int32_t error = ((bit ? 65536 : 0) - static_cast<int32_t>(p_)) * rate_ >> 4;
+    const int32_t error = (bit * 65536 - static_cast<int32_t>(p_)) * rate_ >> 4;
     if ((++seen_ & (kHalf - 1)) == 0) rate_ = slow_ + kFast / (1 + seen_ / kHalf);
     for (int i = 0; i < n; ++i) {
       const int32_t moved = weights_at_[i] + ((inputs[i] * error + (1 << 15)) >> 16);
@@ -64,6 +104,7 @@ class Mixer {
   static constexpr int32_t kMost = 1 << 18;
 
   std::vector<int32_t> weights_;
+  const Logistic& logistic_ = logistic();
   int32_t* weights_at_ = nullptr;
   uint32_t p_ = 0;
   int32_t slow_, seen_ = 0, rate_ = slow_ + kFast;
@@ -84,10 +125,11 @@ class Values {
   static constexpr uint32_t kLimit = 1000;
 
   Values(const uint8_t* symbols, size_t n, const MixLayout& layout)
-      : symbols_(symbols), layout_(layout), mixer_(8, (1 << 16) * 1 / 4, 8) {
-    while (bits_ < kMostBits && (size_t{1} << bits_) < 16 * n) ++bits_;
-    for (auto& table : tables_) table.assign(size_t{1} << bits_, kUnknown);
-  }
+      : symbols_(symbols),
+        layout_(layout),
+        bits_(bits_for(16 * n, 9, kMostBits)),
+        tables_(bits_),
+        mixer_(8, (1 << 16) * 1 / 4, 8) {}
 
   void begin(size_t i) noexcept {
     const int left = at(i, 1), left2 = at(i, 2);
@@ -103,8 +145,8 @@ class Values {
       // Odd, so that no two meet where there is a place for each.
       const auto index =
           static_cast<uint16_t>((contexts_[k] * 256 + static_cast<size_t>(node)) * 0x9E35u);
-      slots_[k] = &tables_[static_cast<size_t>(k)][index >> (kMostBits - bits_)];
-      inputs_[k] = logistic().stretch[*slots_[k] >> 20];
+      slots_[k] = tables_.of(k) + (index >> (kMostBits - bits_));
+      inputs_[k] = logistic_.stretch[*slots_[k] >> 20];
     }
     return mixer_.probability(inputs_, static_cast<size_t>(bit));
   }
@@ -125,12 +167,13 @@ class Values {
   }
 
   const uint8_t* symbols_;
+  const Logistic& logistic_ = logistic();
   MixLayout layout_;
-  std::array<std::vector<uint32_t>, kInputs> tables_;
+  int bits_;
+  Tables<kInputs> tables_;
   size_t contexts_[kInputs] = {};
   uint32_t* slots_[kInputs] = {};
   int inputs_[kInputs] = {};
-  int bits_ = 9;
   Mixer<kInputs> mixer_;
 };
 
@@ -143,11 +186,10 @@ class Text {
   static constexpr uint32_t kLimit = 30;
 
   Text(const uint8_t* symbols, size_t n, const MixLayout&)
-      : symbols_(symbols), mixer_(4, (1 << 16) * 3 / 16, 12) {
-    bits_ = 12;
-    while (bits_ < 22 && (size_t{1} << bits_) < n * 8) ++bits_;
-    for (auto& table : tables_) table.assign(size_t{1} << bits_, kUnknown);
-    lasts_.assign(size_t{1} << (bits_ - 4), 0);
+      : symbols_(symbols),
+        tables_(bits_for(8 * n, 12, 22)),
+        lasts_(tables_.size() / 16, 0),
+        mixer_(4, (1 << 16) * 3 / 16, 12) {
     for (auto& table : refinements_) {
       for (uint32_t i = 0; i < kCounts * kLevels; ++i) {
         const uint32_t p = (2 * (i % kLevels) + 1) << (31 - kLevelBits);
@@ -175,12 +217,11 @@ class Text {
     for (int k = 0; k < kOrders; ++k) {
       if (half == 0) {
         const uint64_t index = hash(hashes_[k] + static_cast<uint64_t>(bit == 0 ? 0 : node));
-        buckets_[k] =
-            &tables_[static_cast<size_t>(k)][(index >> 8 << 4) & ((size_t{1} << bits_) - 1)];
+        buckets_[k] = tables_.of(k) + ((index >> 8 << 4) & (tables_.size() - 1));
       }
       slots_[k] = buckets_[k] + place;
       refined_[k] = &refinements_[static_cast<size_t>(k)][refinement(*slots_[k])];
-      inputs_[k] = logistic().stretch[*refined_[k] >> 20];
+      inputs_[k] = logistic_.stretch[*refined_[k] >> 20];
     }
     const int set = match_input(node, bit);
     return mixer_.probability(inputs_, static_cast<size_t>(set));
@@ -247,14 +288,14 @@ class Text {
     const int symbol = symbols_[match_] | 256;
     if (symbol >> (8 - bit) != node) return 0;
     expected_ = symbol >> (7 - bit) & 1;
-    const int sure = logistic().stretch[matches_[std::min<size_t>(length_, 31)] >> 20];
+    const int sure = logistic_.stretch[matches_[std::min<size_t>(length_, 31)] >> 20];
     inputs_[kOrders] = expected_ ? sure : -sure;
     return length_ < 8 ? 1 : length_ < 24 ? 2 : 3;
   }
 
   const uint8_t* symbols_;
-  int bits_ = 0;
-  std::array<std::vector<uint32_t>, kOrders> tables_;
+  const Logistic& logistic_ = logistic();
+  Tables<kOrders> tables_;
   std::vector<size_t> lasts_;
   uint64_t hashes_[kOrders] = {};
   uint32_t* buckets_[kOrders] = {};
