@@ -95,6 +95,8 @@ def loads(data: bytes, where: str) -> Manifest:
     if top.get("format", str) != "qtm":
         raise top.error("'format' is not 'qtm'")
     version = top.get("version", int)
+    if abs(version) >= 1 << 31:
+        raise top.error("'version' is out of range")
     if version > VERSIONS[-1]:
         raise FormatError(
             f"{where}: is .qtm version {version}; this qtool reads up to {VERSIONS[-1]}: upgrade it"

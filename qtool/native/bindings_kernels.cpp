@@ -170,9 +170,10 @@ nb::object conv(const std::string& name, const Array<uint8_t, 4>& x, const Array
   auto* y = new uint8_t[size * item];
   std::memset(y, kUntouched, size * item);
   nb::capsule owner(y, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-  run_parts(variant,
-            {&a, packed.data(), input.data(), residual ? other.data() : nullptr, y, nullptr},
-            parts);
+  run_parts(
+      variant,
+      {&a, packed.data(), input.data(), residual ? other.data() : nullptr, y, nullptr, nullptr},
+      parts);
   const size_t shape[] = {size_t(a.n), size_t(a.out_h), size_t(a.out_w), size_t(a.y_pitch)};
   const auto dtype = float_output ? nb::dtype<float>() : nb::dtype<uint8_t>();
   return nb::cast(nb::ndarray<nb::numpy>(y, 4, shape, owner, nullptr, dtype));

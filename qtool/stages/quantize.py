@@ -165,7 +165,8 @@ def quantize(
     if mode == "static" and data is not None and chosen.correct != "none":
         used, tracked = threads or cores(), progress or untracked
         names = correct(model, result, data=data, threads=used, progress=tracked)
-        log.info("corrected the biases of %d layers, front to back", len(names))
+        if names:
+            log.info("corrected the biases of %d layers, front to back", len(names))
     if chosen.format == "qoperator":
         from qtool.quant.qoperator import to_qoperator
 

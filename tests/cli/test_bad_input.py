@@ -588,7 +588,6 @@ def test_a_coverage_that_is_not_reached_leaves_no_file(refused):
     ("typed", "found"),
     [
         ("quantize -i s1.qtm", "the statistics are of shard 1/2 only"),
-        ("quantize -i base.qtm --data d.npz", "the samples are not used"),
         ("quantize -i base.onnx --data d.npz --mode dynamic", "the samples are not used"),
     ],
 )

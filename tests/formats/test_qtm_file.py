@@ -11,7 +11,7 @@ import pytest
 
 from qtool import formats
 from qtool.errors import FormatError
-from qtool.formats import container, onnx_file, qtm_file, tensors
+from qtool.formats import container, manifest, onnx_file, qtm_file, tensors
 from qtool.model import Model, fingerprint
 
 NAMES = ("tiny", "dtypes", "full")
@@ -176,3 +176,10 @@ def test_a_tensor_that_does_not_fit_its_shape_is_refused() -> None:
 
     with pytest.raises(Exception, match="tensor 'w' has 9 bytes of data; its shape needs 256"):
         list(tensors.chunks(tensor, 256))
+
+
+def test_a_version_of_a_thousand_digits_is_refused_in_few_words() -> None:
+    data = b'{"format": "qtm", "version": ' + b"9" * 1000 + b"}"
+
+    with pytest.raises(FormatError, match=r"'version' is out of range$"):
+        manifest.loads(data, "m.qtm")
