@@ -18,15 +18,7 @@ namespace {
       sums[channel_of(j, lane)] = interleaved[j * kVectorLanes + lane];
     }
   }
-  GemmTile t{};
-  t.scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
-  t.float_bias = l.has_float_bias ? t.scale + kWideChannels : nullptr;
-  t.epilogue = l.epilogue;
-  t.channels = l.channels;
-  t.y = l.y;
-  t.y_pitch = l.y_pitch;
-  t.residual = l.residual;
-  t.residual_pitch = l.residual_pitch;
+  const GemmTile t = tile_of(l);
   const VectorEpilogue v(*l.epilogue);
   for (int first = 0; first < l.channels; first += kLanes) {
     const auto* p = reinterpret_cast<const __m256i*>(sums + first);

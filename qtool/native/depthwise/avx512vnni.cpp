@@ -17,15 +17,7 @@ template <int blocks>
       sums[channel_of(j, lane)] = interleaved[j * kLanesOfVector + lane];
     }
   }
-  GemmTile t{};
-  t.scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
-  t.float_bias = l.has_float_bias ? t.scale + kWideChannels : nullptr;
-  t.epilogue = l.epilogue;
-  t.channels = l.channels;
-  t.y = l.y;
-  t.y_pitch = l.y_pitch;
-  t.residual = l.residual;
-  t.residual_pitch = l.residual_pitch;
+  const GemmTile t = tile_of(l);
   store_pixel<blocks>(t, VectorEpilogue(*l.epilogue), sums, output);
 }
 

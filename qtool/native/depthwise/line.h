@@ -3,9 +3,24 @@
 #pragma once
 
 #include "depthwise/depthwise.h"
+#include "gemm/tile.h"
 
 namespace qtool {
 namespace {
+
+// Where matrix products store the outputs of the line, from sums in the order of channels.
+[[maybe_unused]] static GemmTile tile_of(const DepthwiseLine& l) noexcept {
+  GemmTile t{};
+  t.scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
+  t.float_bias = l.has_float_bias ? t.scale + kWideChannels : nullptr;
+  t.epilogue = l.epilogue;
+  t.channels = l.channels;
+  t.y = l.y;
+  t.y_pitch = l.y_pitch;
+  t.residual = l.residual;
+  t.residual_pitch = l.residual_pitch;
+  return t;
+}
 
 // V has Vector, kVectorLanes, kWeightBytes of a vector, load, interleave, dot, and Store<plain>,
 // which stores an output's sums.

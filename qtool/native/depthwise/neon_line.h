@@ -12,16 +12,8 @@ namespace {
 // What is neither bytes alone: as matrix products do, whose order of channels is the same.
 [[gnu::noinline]] static void store_any(const DepthwiseLine& l, const VectorEpilogue& v,
                                         const int32x4_t* sums, int32_t output) noexcept {
-  GemmTile t{};
+  GemmTile t = tile_of(l);
   t.scale = l.scale;
-  const auto* plain_scale = reinterpret_cast<const float*>(l.plain + kWideChannels);
-  t.float_bias = l.has_float_bias ? plain_scale + kWideChannels : nullptr;
-  t.epilogue = l.epilogue;
-  t.channels = l.channels;
-  t.y = l.y;
-  t.y_pitch = l.y_pitch;
-  t.residual = l.residual;
-  t.residual_pitch = l.residual_pitch;
   store_block(t, v, sums, 0, output);
 }
 
