@@ -46,8 +46,8 @@ def write(
     check(output, as_json)
     from qtool import formats
     from qtool.page import render
-    from qtool.page.content import Page
     from qtool.page.curve import read_curve
+    from qtool.page.subject import Page
     from qtool.stages.evaluate import check_request, samples_for
     from qtool.stages.report import report
     from qtool.stages.run import read_labels

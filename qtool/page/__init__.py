@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from qtool.page.svg import missing
 
 if TYPE_CHECKING:
-    from qtool.page.content import Page
+    from qtool.page.subject import Page
 
 FOLDER = Path(__file__).parent
 LIBRARIES = ("jinja2", "matplotlib")

@@ -15,7 +15,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from qtool.page import render  # noqa: E402
-from qtool.page.content import Page  # noqa: E402
+from qtool.page.subject import Page  # noqa: E402
 
 NAMES = "[...document.querySelectorAll('#table tbody tr:not([hidden]) th')].map(h => h.textContent)"
 NUMBERS = "[...document.querySelectorAll('#table tbody tr')].map(r => r.cells[%d].dataset.value)"

@@ -20,8 +20,8 @@ from qtool.stages.report import report
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-from qtool.page.content import Page  # noqa: E402
 from qtool.page.curve import read_curve  # noqa: E402
+from qtool.page.subject import Page  # noqa: E402
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&$\\frac{1}$\x00\u202e"
 
