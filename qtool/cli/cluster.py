@@ -7,6 +7,7 @@ import click
 
 from qtool.cli import options
 from qtool.cli.options import Registered
+from qtool.cli.weights import rewrite
 
 STAGE = "qtool.stages.cluster"
 
@@ -27,9 +28,7 @@ STAGE = "qtool.stages.cluster"
               type=Registered("qtool.compress.codebook", "INITS", "init"),
               help="Where k-means starts.")
 @options.data_options
-@click.option("--only", multiple=True, metavar="PATTERN",
-              help="Cluster these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes as they are.")
+@options.selection_options("Cluster")
 @options.threads_option
 @options.json_option
 @options.verbosity_options
@@ -42,21 +41,4 @@ def cluster(input_, output, threads, as_json, **rest):
     \b
     qtool cluster --input model.qtm --bits 5 --output small.qtm
     """
-    from qtool import formats
-    from qtool.cli.compress_text import show_weights
-    from qtool.cli.console import track
-    from qtool.stages._weight_report import weight_report
-    from qtool.stages.cluster import Options
-    from qtool.stages.cluster import cluster as run
-
-    chosen = {key: rest.pop(key) for key in set(rest) - set(options.DATA_KEYS)}
-    Options(**chosen)  # fails on a contradiction before anything is read
-    options.check_json(as_json, output)
-    model = formats.load(input_)
-    result = run(model, data=options.open_data(model, rest), threads=threads, progress=track,
-                 **chosen)
-    report = weight_report(model, result)
-    show_weights(report)
-    formats.save(result, output)
-    if as_json:
-        options.print_json(report.to_json())
+    rewrite("cluster", input_, output, rest, threads=threads, as_json=as_json)

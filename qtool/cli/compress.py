@@ -25,9 +25,7 @@ from qtool.errors import UsageError
               "each 4th of --data, and the others measure]")
 @click.option("--trials", type=click.IntRange(1), default=10, show_default=True, metavar="N",
               help="Evaluate at most N models.")
-@click.option("--only", multiple=True, metavar="PATTERN",
-              help="Compress these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes as they are.")
+@options.selection_options("Compress")
 @click.option("--max", "maximal", is_flag=True,
               help="Also try arithmetic coding: 1 us per weight, to pack and to load.")
 @click.option("--plot", metavar="SVG", help="Draw size against drop, with the chosen point.")

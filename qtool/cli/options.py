@@ -133,6 +133,18 @@ def data_options(command: F) -> F:
     return command
 
 
+def selection_options(verb: str) -> Callable[[F], F]:
+    """Return what adds --only and --exclude; verb says what the command does to the nodes."""
+    only = click.option(
+        "--only", multiple=True, metavar="PATTERN",
+        help=f"{verb} these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.",
+    )  # fmt: skip
+    exclude = click.option(
+        "--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes as they are."
+    )
+    return lambda command: only(exclude(command))
+
+
 def load_statistics(path: str | None) -> Any:
     """Return the statistics of a calibrated model, or None without a path."""
     from qtool import formats

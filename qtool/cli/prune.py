@@ -7,6 +7,7 @@ import click
 
 from qtool.cli import options
 from qtool.cli.options import Registered
+from qtool.cli.weights import rewrite
 
 STAGE = "qtool.stages.prune"
 
@@ -29,9 +30,7 @@ STAGE = "qtool.stages.prune"
 @click.option("--max-drop", type=float, metavar="POINTS",
               help="Prune as far as the metric on --data drops by no more.")
 @options.data_options
-@click.option("--only", multiple=True, metavar="PATTERN",
-              help="Prune these nodes only: glob, re:REGEX, op type, FROM..TO. Repeatable.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these nodes as they are.")
+@options.selection_options("Prune")
 @options.threads_option
 @options.json_option
 @options.verbosity_options
@@ -43,21 +42,4 @@ def prune(input_, output, threads, as_json, **rest):
     \b
     qtool prune --input model.qtm --sparsity 0.5 --output sparse.qtm
     """
-    from qtool import formats
-    from qtool.cli.compress_text import show_weights
-    from qtool.cli.console import track
-    from qtool.stages._weight_report import weight_report
-    from qtool.stages.prune import Options
-    from qtool.stages.prune import prune as run
-
-    chosen = {key: rest.pop(key) for key in set(rest) - set(options.DATA_KEYS)}
-    wanted = Options(**chosen)  # fails on a contradiction before anything is read
-    options.check_json(as_json, output)
-    model = formats.load(input_)
-    data = options.open_data(model, rest, labels=wanted.max_drop is not None)
-    result = run(model, data=data, threads=threads, progress=track, **chosen)
-    report = weight_report(model, result, data)
-    show_weights(report)
-    formats.save(result, output)
-    if as_json:
-        options.print_json(report.to_json())
+    rewrite("prune", input_, output, rest, threads=threads, as_json=as_json)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 SAMPLED = ("calibrate",)  # commands that need the samples again
+MEASURED = ("compress",)  # and those that need the samples that measured
 
 
 def script(
@@ -22,14 +23,17 @@ def script(
     """
     if not history:
         return ""
-    sampled = [step for step in history if step["command"] in SAMPLED]
+    sampled = [s for s in history if s["command"] in SAMPLED or "source" in s["options"]]
     drawn = any(step["options"].get("source") != "random" for step in sampled)
+    measured = any(step["command"] in MEASURED for step in history)
     lines = ["MODEL=model.onnx  # what it began with"]
     if drawn:
         lines.append("DATA=calibration/  # the samples of the calibration")
-        if preprocess:
-            text = json.dumps(dict(preprocess), sort_keys=True)
-            lines += ["cat > preprocess.json <<'END'", text, "END"]
+    if measured:
+        lines.append("EVALUATION=evaluation/  # the samples that drops were measured on")
+    if (drawn or measured) and preprocess:
+        text = json.dumps(dict(preprocess), sort_keys=True)
+        lines += ["cat > preprocess.json <<'END'", text, "END"]
     lines.append("")
     before = '"$MODEL"'
     for number, step in enumerate(history, 1):
@@ -46,20 +50,32 @@ def script(
 def _typed(command: str, given: Mapping[str, Any], preprocessed: bool) -> Iterator[str]:
     """Yield the words of a step's options."""
     rest = dict(given)
-    if command in SAMPLED:
+    if command in SAMPLED or "source" in rest:
         if rest.pop("source", "samples") == "random":
             yield "--random"
         else:
             yield '--data "$DATA"'
             if preprocessed:
                 yield "--preprocess preprocess.json"
-    known = {param.name: param for param in _params(command)}
+    if command in MEASURED:
+        yield '--data "$EVALUATION"'
+        if rest.pop("calibration", False):
+            yield '--calibration "$DATA"'
+        if preprocessed:
+            yield "--preprocess preprocess.json"
+    known = {_word(param): param for param in _params(command)}
+    known |= {param.name: param for param in _params(command)}
     for name, value in rest.items():
         param = known.get(name)
         if isinstance(param, click.Option):
             yield from _option(param, value)
         else:
             yield " ".join(f"# {name}={json.dumps(value)}".split())
+
+
+def _word(param: click.Parameter) -> str:
+    """Return what a parameter is called on the command line, as a name."""
+    return param.opts[0].lstrip("-").replace("-", "_")
 
 
 def _params(command: str) -> list[click.Parameter]:

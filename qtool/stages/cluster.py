@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from qtool.passes.opset import raise_opset
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.sizes import tensor_bytes
+from qtool.stages._options import changed, drawn
 from qtool.stages._probe import by_probes, by_variance, variance
 from qtool.stages._weights import Edit, WeightLayer, weight_layers
 from qtool.stages.calibrate import Progress, untracked
@@ -65,11 +66,6 @@ class Options:
         if self.target_ratio is not None and not self.target_ratio > 1:
             raise UsageError(f"--target-ratio {self.target_ratio:g} is not above 1")
 
-    def changed(self) -> dict[str, Any]:
-        """Return the options that are not the defaults, for the history."""
-        pairs = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
-        return {n: list(v) if isinstance(v, tuple) else v for n, v, d in pairs if v != d}
-
 
 def cluster(
     model: Model,
@@ -94,9 +90,10 @@ def cluster(
     layers = clusterable(model, chosen)
     sensitivity = sensitivities(model, layers, data, progress)
     work = Clustering(model, layers, sensitivity, chosen, threads or 1)
-    result = work.best(progress)
+    step = {**changed(chosen), **drawn(data)}
+    result = work.best(lambda made: made.then("cluster", step))
     check_runs(result)
-    return result.then("cluster", chosen.changed())
+    return result
 
 
 def clusterable(model: Model, options: Options) -> list[WeightLayer]:
@@ -152,22 +149,24 @@ class Clustering:
         self._weights = sum(layer.size for layer in layers)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="qtool-cluster")
 
-    def best(self, progress: Progress = untracked) -> Model:
-        """Return the model that the options ask for."""
+    def best(self, named: Callable[[Model], Model]) -> Model:
+        """Return the model that the options ask for; named adds to its history."""
         options = self._options
         if options.target_ratio is not None:
-            return self.at_size(float_bytes(self._model) / options.target_ratio)
+            return self.at_size(float_bytes(self._model) / options.target_ratio, named=named)
         if options.method == "grid":
-            return self.at_bits(options.bits or MAX_BITS)
-        return self.shared(options.bits or float(np.log2(options.clusters or 256)))
+            return named(self.at_bits(options.bits or MAX_BITS))
+        return named(self.shared(options.bits or float(np.log2(options.clusters or 256))))
 
-    def at_size(self, wanted: float, *, max: bool = False) -> Model:
+    def at_size(
+        self, wanted: float, *, max: bool = False, named: Callable[[Model], Model] = replace
+    ) -> Model:
         """Return the model whose packed file, with --max or not, has just under `wanted` bytes."""
         made: dict[float, Model] = {}
         sizes: dict[float, int] = {}
 
         def size(x: float) -> float:
-            made[x] = self.on_grid(2**-x) if grid else self.shared(x)
+            made[x] = named(self.on_grid(2**-x) if grid else self.shared(x))
             bare = replace(made[x], statistics=None)
             sizes[x] = packed_size(bare, max=max, threads=self._threads)
             log.debug("%.3f: %d bytes, %d wanted", x, sizes[x], wanted)
@@ -316,8 +315,8 @@ def check_size(n_bytes: int, wanted: float) -> None:
     """
     if n_bytes > wanted:
         raise UnsupportedError(
-            f"{wanted:.0f} bytes were asked for, {n_bytes} are the smallest that was found; "
-            "ask for less"
+            f"no file of {wanted:.0f} bytes: the smallest that was found has {n_bytes}; "
+            f"ask for a size of {n_bytes} or more"
         )
 
 

@@ -18,6 +18,7 @@ from qtool.formats.atomic import replacing
 from qtool.model import Json, Model, fingerprint
 from qtool.runtime.trial import check_runs
 from qtool.stages import _plot
+from qtool.stages._options import changed
 from qtool.stages._trials import Journal, key_of
 from qtool.stages.calibrate import Progress, calibrate, untracked
 from qtool.stages.cluster import (
@@ -79,6 +80,10 @@ class Budget:
     target_size: int | None = None
     target_ratio: float | None = None
 
+    def asked(self) -> dict[str, Json]:
+        """Return what was asked for, for the history."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
     def __post_init__(self) -> None:
         """Check the numbers.
 
@@ -124,7 +129,12 @@ def compress(
     """
     work = _Work(model, data, calibration, dict(sampling or {}), threads, progress)
     work.prepare(Options(method="grid", bits=8, only=only, exclude=exclude))
-    search = _Search(work, budget, Path(output), trials, maximal=max)
+    asked = {
+        **budget.asked(), **_given({"only": only, "exclude": exclude}),
+        **({"trials": trials} if trials != MOST_TRIALS else {}), **({"max": True} if max else {}),
+        **({"calibration": True} if work.apart else {}),
+    }  # fmt: skip
+    search = _Search(work, budget, Path(output), trials, asked)
     search.run()
     return search.result()
 
@@ -151,7 +161,7 @@ def replay(model: Model, recipe: Mapping[str, Json], *, threads: int | None = No
         log.warning("the model has no Gram statistics: the result is worse than the recipe's")
     result = Clustering(model, layers, sensitivity, options, threads or 1).on_grid(slope)
     check_runs(result)
-    return result.then("compress", {"slope": slope, **_given({"only": only, "exclude": exclude})})
+    return result.then("compress", {**recipe["options"], "slope": slope})
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Json]:
@@ -167,10 +177,11 @@ class _Work:
     ) -> None:  # fmt: skip
         self.model, self.threads, self.progress = model, threads or 1, progress
         grams = model.statistics is not None and bool(model.statistics.grams)
-        self._learn, self._measure = (data, data) if grams else (calibration, data)
+        self._learn, self._measure = calibration or data, data
         if not grams and calibration is None:
             log.info("each %dth sample calibrates, the others measure", EVERY)
             self._learn, self._measure = f"{data}[::{EVERY}]", f"{data}[!::{EVERY}]"
+        self.apart = self._learn != self._measure
         self._calibrated, self._sampling = grams, sampling
         self.options = Options(method="grid", bits=8)
         self.sensitivity: dict[str, float] = {}
@@ -196,7 +207,7 @@ class _Work:
         """Return what trials depend on, but for the slope."""
         return [
             VERSION, fingerprint(self.model), self._learn, self._measure, self._sampling,
-            self.model.preprocess, self.options.changed(), sorted(self.sensitivity.items()),
+            self.model.preprocess, changed(self.options), sorted(self.sensitivity.items()),
         ]  # fmt: skip
 
 
@@ -204,10 +215,10 @@ class _Search:
     """Trials at different sizes; the best model so far is on the disk."""
 
     def __init__(
-        self, work: _Work, budget: Budget, output: Path, most: int, *, maximal: bool
+        self, work: _Work, budget: Budget, output: Path, most: int, asked: Mapping[str, Json]
     ) -> None:
         self._work, self._budget, self._output, self._most = work, budget, output, most
-        self._max = maximal
+        self._asked, self._max = asked, bool(asked.get("max"))
         self._journal = Journal(output.with_name(output.name + ".trials"))
         self._full = float_bytes(work.model)
         self._trials: dict[float, Trial] = {}
@@ -246,7 +257,9 @@ class _Search:
         clustering, weights = self._work.clustering, self._full / 4
 
         def size(x: float) -> float:
-            candidate = replace(clustering.on_grid(2**-x), statistics=None)
+            step = {**self._asked, "slope": 2**-x}
+            bare = replace(clustering.on_grid(2**-x), statistics=None)
+            candidate = bare.then("compress", step)
             made[x] = packed_size(candidate, max=self._max, threads=self._work.threads), candidate
             return float(made[x][0])
 
@@ -270,9 +283,8 @@ class _Search:
         self._trials[slope] = trial
         log.info("%s", describe(trial, self._metric))
         if self._best is None or self._better(trial):
-            named = candidate.then("compress", {"slope": slope, **_given(self._picked())})
-            self._best = n_bytes, slope, named
-            formats.pack(named, self._output, max=self._max, threads=self._work.threads)
+            self._best = n_bytes, slope, candidate
+            formats.pack(candidate, self._output, max=self._max, threads=self._work.threads)
         return trial
 
     def _better(self, trial: Trial) -> bool:
@@ -301,10 +313,6 @@ class _Search:
             "agreement": report.agreement, "passed": most is None or (drop or 0.0) <= most,
         }  # fmt: skip
 
-    def _picked(self) -> dict[str, Any]:
-        options = self._work.options
-        return {"only": options.only, "exclude": options.exclude}
-
     def result(self) -> Compressed:
         """Return what is on the disk.
 
@@ -322,7 +330,7 @@ class _Search:
             )
         recipe = {
             "format": "qtool recipe", "version": VERSION, "method": "grid", "slope": slope,
-            "options": _given(self._picked()), "bytes": n_bytes,
+            "options": dict(self._asked), "bytes": n_bytes,
             "sensitivity": self._work.sensitivity,
             "layers": [_layer(grid, layer) for grid, layer in self._work.clustering.pairs(slope)],
         }  # fmt: skip

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from qtool.model import Model
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.stages._channels import prune_channels
+from qtool.stages._options import changed, drawn
 from qtool.stages._probe import by_probes, by_variance
 from qtool.stages._weights import Edit, WeightLayer, weight_layers
 from qtool.stages.calibrate import Progress, untracked
@@ -73,11 +74,6 @@ class Options:
         if self.pattern == "channel" and self.sparsity is None:
             raise UsageError("--pattern channel goes with --sparsity")
 
-    def changed(self) -> dict[str, Any]:
-        """Return the options that are not the defaults, for the history."""
-        pairs = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
-        return {n: list(v) if isinstance(v, tuple) else v for n, v, d in pairs if v != d}
-
 
 def prune(
     model: Model,
@@ -100,15 +96,16 @@ def prune(
     chosen = Options(**options)
     if chosen.max_drop is not None and data is None:
         raise UsageError("--max-drop evaluates: give --data")
+    step = {**changed(chosen), **drawn(data)}
     if chosen.pattern == "channel":
         result = prune_channels(
             model, chosen.sparsity or 0.0, chosen.only, chosen.exclude, chosen.method
         )
     else:
-        work = Pruning(model, prunable(model, chosen), chosen, threads or 1)
+        work = Pruning(model, prunable(model, chosen), chosen, threads or 1, step)
         result = work.best(data, progress)
     check_runs(result)
-    return result.then("prune", chosen.changed())
+    return result.then("prune", step)
 
 
 def prunable(model: Model, options: Options) -> list[WeightLayer]:
@@ -145,9 +142,15 @@ class Pruning:
     """One pruning of a model, tried at different budgets."""
 
     def __init__(
-        self, model: Model, layers: Sequence[WeightLayer], options: Options, threads: int
+        self,
+        model: Model,
+        layers: Sequence[WeightLayer],
+        options: Options,
+        threads: int,
+        step: Mapping[str, Any],
     ) -> None:
-        """Take what stays the same for all budgets."""
+        """Take what stays the same for all budgets; step is what the history will say."""
+        self._step = step
         self._model, self._layers, self._options = model, layers, options
         self._prune = PRUNERS[method_for(layers, options.method)]
         pattern = parse(options.pattern)
@@ -236,7 +239,8 @@ class Pruning:
 
         def size(x: float) -> float:
             made[x] = self._at(database, 2**x)
-            sizes[x] = packed_size(replace(made[x], statistics=None), threads=self._threads)
+            bare = replace(made[x], statistics=None).then("prune", self._step)
+            sizes[x] = packed_size(bare, threads=self._threads)
             return float(sizes[x])
 
         start = float(np.log2(wanted * 8))

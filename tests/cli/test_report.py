@@ -164,6 +164,29 @@ def test_a_history_is_a_script_of_commands_that_exist():
         qtool.get_command(group, words[1]).make_context(words[1], words[2:], parent=group)
 
 
+def test_the_script_compresses_again_on_the_same_samples():
+    history = [
+        {"command": "calibrate", "options": {"gram": True, "source": "samples"}, "version": ""},
+        {"command": "compress", "version": "", "options": {
+            "max_drop": 1.5, "max": True, "exclude": ["head"], "calibration": True, "slope": 0.01,
+        }},
+    ]  # fmt: skip
+
+    lines = script(history, None, "s.qtm").splitlines()
+
+    assert lines[-1] == (
+        'qtool compress --input step1.qtm --data "$EVALUATION" --calibration "$DATA" '
+        "--max-drop 1.5 --max --exclude head --output s.qtm  # slope=0.01"
+    )
+    assert any(line.startswith("EVALUATION=") for line in lines)
+
+
+def test_the_script_draws_the_samples_of_a_clustering_again():
+    step = {"command": "cluster", "options": {"bits": 4.0, "source": "samples"}, "version": ""}
+
+    assert '--data "$DATA" --bits 4.0' in script([step], None, "s.qtm")
+
+
 def test_a_step_that_this_qtool_does_not_know_stays_a_comment():
     text = script([{"command": "polish", "options": {"shine": 3}, "version": "9"}], None, "q.qtm")
 

@@ -37,7 +37,7 @@ def test_a_target_ratio_is_met_with_one_trial(network, data, tmp_path):
     found = compress(network[0], data=data, output=output, budget=Budget(target_ratio=1.6))
 
     full = sum(v.const_value.nbytes for v in network[0].graph.initializers.values())
-    assert output.stat().st_size <= full / 1.6 * 1.02  # and the step in its history
+    assert output.stat().st_size == found.trials[0].bytes <= full / 1.6
     assert len(found.trials) == 1
     assert relative(network[0], packed(output), network[1]) < 0.05
 
@@ -129,6 +129,20 @@ def test_the_command_writes_file_plot_and_recipe(network, data, tmp_path, cli):
     replayed = cli("compress", "-i", tmp_path / "m.qtm", "--recipe", tmp_path / "r.json",
                    "-o", tmp_path / "t.qtm")  # fmt: skip
     assert replayed.exit_code == 0, replayed.stderr
+    assert (tmp_path / "t.qtm").read_bytes() == (tmp_path / "s.qtm").read_bytes()
+
+
+def test_the_history_says_what_was_asked_for(network, data, tmp_path):
+    output = tmp_path / "s.qtm"
+
+    compress(network[0], data=data, output=output, budget=Budget(target_ratio=1.2),
+             calibration=data + "[::2]", exclude=("Gemm",), max=True)  # fmt: skip
+
+    step = qtool.load(output).history[-1]
+    assert step.options.pop("slope") > 0
+    assert step.options == {
+        "target_ratio": 1.2, "max": True, "calibration": True, "exclude": ["Gemm"]
+    }  # fmt: skip
 
 
 def test_the_command_needs_data(network, tmp_path, cli):
