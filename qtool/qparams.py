@@ -20,6 +20,8 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 DTYPES: dict[str, tuple[int, int]] = {
+    "int3": (-4, 3),  # 3 bits are stored in 4: ONNX has no such type
+    "uint3": (0, 7),
     "int4": (-8, 7),
     "uint4": (0, 15),
     "int8": (-128, 127),

@@ -37,7 +37,7 @@ STAGE = "qtool.stages.quantize"
 @click.option("--weight-method",
               type=Registered("qtool.quant.weights", "WEIGHT_METHODS", "weight method"),
               help="How the scales of weights follow from their values.  "
-              "[default: minmax for 8 bits, mse for 4]")
+              "[default: minmax for 8 bits, mse for fewer]")
 @click.option("--rounding", default="auto", show_default=True,
               type=Registered(STAGE, "ROUNDING", "rounding"),
               help="How weights become integers: nearest, or by the error of the layer's output "
@@ -52,7 +52,7 @@ STAGE = "qtool.stages.quantize"
               help="A weight scale for each output channel, or one for all.")
 @click.option("--block-size", type=click.IntRange(0), metavar="N",
               help="With --mode weight-only: a scale for every N weights along the depth; 0 never. "
-              " [default: 32 for 4-bit weights]")
+              " [default: 32 for weights of 3 and 4 bits]")
 @click.option("--format", default="qdq", show_default=True,
               type=Registered(STAGE, "FORMATS", "format"),
               help="QuantizeLinear/DequantizeLinear pairs, or QLinearConv and its like.")
@@ -62,8 +62,8 @@ STAGE = "qtool.stages.quantize"
 @click.option("--exclude-from", metavar="FILE", multiple=True, callback=options.lines,
               help="Take --exclude patterns from a file, one a line.")
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN=TYPE",
-              help="Types of these nodes: float, w4, w8, a8, a16 or w4a16. Repeatable; the last "
-              "match counts.")
+              help="Types of these nodes: float, w3, w4, w8, a8, a16 or w4a16. Repeatable; the "
+              "last match counts.")
 @click.option("--layers-from", metavar="FILE", multiple=True, callback=options.lines,
               help="Take --layer PATTERN=TYPE from a file, one a line.")
 @click.option("--integer-outputs/--float-outputs", default=False, show_default=True,

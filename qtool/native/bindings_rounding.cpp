@@ -16,6 +16,8 @@ namespace {
 
 using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+using Groups = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
 nb::object owned(std::vector<double>&& values, size_t rows, size_t columns) {
   auto* const kept = new std::vector<double>(std::move(values));
   nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<double>*>(p); });
@@ -85,6 +87,23 @@ nb::object round_descent(const Matrix& w, const Matrix& h, const Matrix& q, cons
   return owned(std::move(moved), w.shape(0), w.shape(1));
 }
 
+nb::object round_scales(const Matrix& w, const Matrix& h, const Matrix& q, const Matrix& scale,
+                        const Matrix& zero, const Groups& group, int64_t groups) {
+  qtool::RoundingArgs args = arguments(w, h, scale, zero, 0.0, 0.0);
+  require(q.shape(0) == w.shape(0) && q.shape(1) == w.shape(1), "q must be (rows, n)");
+  require(group.shape(0) == w.shape(1), "there must be a group for each of n");
+  require(std::all_of(group.data(), group.data() + group.size(),
+                      [groups](int64_t one) { return one >= 0 && one < groups; }),
+          "a group is out of range");
+  std::vector<double> integers(q.data(), q.data() + q.size()), made(w.shape(0) * size_t(groups));
+  args.q = integers.data();
+  {
+    const nb::gil_scoped_release unlocked;
+    qtool::round_scales(args, group.data(), groups, made.data());
+  }
+  return owned(std::move(made), w.shape(0), static_cast<size_t>(groups));
+}
+
 nb::object row_errors(const Matrix& differences, const Matrix& h) {
   const size_t rows = differences.shape(0), n = differences.shape(1);
   require(h.shape(0) == n && h.shape(1) == n, "h must be (n, n)");
@@ -107,5 +126,8 @@ void bind_rounding(nb::module_& module) {
   module.def("round_descent", &round_descent, "w"_a.noconvert(), "h"_a.noconvert(),
              "q"_a.noconvert(), "scale"_a.noconvert(), "zero"_a.noconvert(), nb::kw_only(), "low"_a,
              "high"_a, "sweeps"_a = 32);
+  module.def("round_scales", &round_scales, "w"_a.noconvert(), "h"_a.noconvert(), "q"_a.noconvert(),
+             "scale"_a.noconvert(), "zero"_a.noconvert(), "group"_a.noconvert(), nb::kw_only(),
+             "groups"_a);
   module.def("row_errors", &row_errors, "differences"_a.noconvert(), "h"_a.noconvert());
 }

@@ -7,6 +7,7 @@ replaced by ceil(K / B), as ONNX defines since opset 21.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool.qparams import Float32, QParams
+from qtool.qparams import Float32, QParams, limits
+from qtool.quant.layer_rounding import Rounder, Spread
 from qtool.quant.weights import STORAGE, WEIGHT_METHODS, to_storage
 from qtool.registry import lookup
 
@@ -25,15 +27,15 @@ FLOAT_TYPES = {
     ir.DataType.BFLOAT16: ml_dtypes.bfloat16,
     ir.DataType.DOUBLE: np.float32,  # DequantizeLinear has no double form: a Cast follows it
 }
-BLOCK_SIZE = 32  # for 4-bit weights; what onnxruntime's MatMulNBits kernels are tuned for
+BLOCK_SIZE = 32  # for 3 and 4 bits; what onnxruntime's MatMulNBits kernels are tuned for
 
 
 @dataclass(frozen=True)
 class WeightScheme:
     """How to quantize weights.
 
-    block_size cuts the depth into blocks with a scale each; 0 never does; None does for 4-bit
-    types, in blocks of BLOCK_SIZE.
+    block_size cuts the depth into blocks with a scale each; 0 never does; None does for types of
+    3 and 4 bits, in blocks of BLOCK_SIZE.
     """
 
     dtype: str = "int8"
@@ -47,7 +49,7 @@ class WeightScheme:
     def n_block(self) -> int:
         """The block size, or 0 for none."""
         if self.block_size is None:
-            return BLOCK_SIZE if self.dtype in ("int4", "uint4") else 0
+            return BLOCK_SIZE if self.dtype.endswith(("3", "4")) else 0
         return self.block_size
 
 
@@ -90,6 +92,46 @@ def encode(
     return Encoded(
         integers, scale, zero, depth if blocks else row_axis, blocks.size if blocks else 0
     )
+
+
+def rounded(
+    tensor: ir.TensorProtocol,
+    encoded: Encoded,
+    scheme: WeightScheme,
+    rounder: Rounder,
+    users: Sequence[ir.Node],
+    *,
+    corrects: bool,
+) -> tuple[ir.TensorProtocol, npt.NDArray[Any], npt.NDArray[np.float64] | None] | None:
+    """Return integers, scale and the shift of the bias by the error of the output of users.
+
+    None where the rounder does not know what they read. encoded has the scales to start from.
+    """
+    weight = _values(tensor)
+    zero = np.zeros((), np.int32) if encoded.zero_point is None else encoded.zero_point
+    which = np.arange(encoded.scale.size).reshape(encoded.scale.shape)
+    parts = (encoded.scale.astype(np.float64), zero.astype(np.float64), which)
+    spread = Spread(*(_spread(part, weight.shape, encoded) for part in parts))
+    ends = limits(scheme.dtype, narrow=scheme.narrow)
+    found = rounder.spread(weight, spread, ends, users, corrects=corrects)
+    if found is None:
+        return None
+    real, integers, shift = found
+    made = spread.stored(real, encoded.scale.size).reshape(encoded.scale.shape)
+    return (
+        ir.Tensor(integers.astype(STORAGE[scheme.dtype])),
+        made.astype(encoded.scale.dtype),
+        shift,
+    )
+
+
+def _spread(values: npt.NDArray[Any], shape: tuple[int, ...], encoded: Encoded) -> Any:
+    """Return scales or zero points of a weight, one for each of its elements."""
+    axis = encoded.axis or 0
+    if encoded.block_size and values.ndim:
+        return np.repeat(values, encoded.block_size, axis).take(np.arange(shape[axis]), axis)
+    along = [-1 if i == axis else 1 for i in range(len(shape))]
+    return np.broadcast_to(values.reshape(along) if values.ndim else values, shape)
 
 
 def _values(tensor: ir.TensorProtocol) -> Float32:

@@ -62,7 +62,7 @@ INTEGER_OPS = {
     "DynamicQuantizeLSTM",
 }
 WEIGHT_ONLY_OPS = {"MatMulNBits", "GatherBlockQuantized"}
-QUANTIZED_TYPES = {ir.DataType[name.upper()] for name in DTYPES}
+QUANTIZED_TYPES = {t for name, t in ir.DataType.__members__.items() if name.lower() in DTYPES}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Types for single layers: what --layer PATTERN=TYPE means.
 
-TYPE is float, or w4, w8, a8, a16, or two of these together: w4a16.
+TYPE is float, or w3, w4, w8, a8, a16, or two of these together: w4a16.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qtool.model import Model
 from qtool.quant.selection import check_patterns, matching
 
 FLOAT = "float"
-_TYPE = re.compile(r"(?=.)(?:w(4|8))?(?:a(8|16))?")
+_TYPE = re.compile(r"(?=.)(?:w([348]))?(?:a(8|16))?")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def parse(text: str) -> tuple[str, LayerType]:
     match = _TYPE.fullmatch(name)
     if not found or not (match or name == FLOAT):
         raise UsageError(
-            f"--layer {text!r} is not PATTERN=TYPE, with TYPE float, w4, w8, a8, a16 or w4a16"
+            f"--layer {text!r} is not PATTERN=TYPE, with TYPE float, w3, w4, w8, a8, a16 or w4a16"
         )
     check_patterns([pattern])
     option = f"--layer {text}"

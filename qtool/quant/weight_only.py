@@ -9,11 +9,15 @@ is only looked up is looked up as integers, and just the rows found are dequanti
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool.model import Model, add_initializer, all_nodes, attribute, constant
-from qtool.quant.encode import FLOAT_TYPES, Encoded, WeightScheme, encode
+from qtool.model import Model, add_initializer, all_nodes, array, attribute, constant
+from qtool.quant.encode import FLOAT_TYPES, Encoded, WeightScheme, encode, rounded
+from qtool.quant.layer_rounding import Rounder
 from qtool.quant.rewrite import ShortNames, take_over
 from qtool.quant.selection import node_label
 from qtool.quant.weight_uses import Use, source, weight_inputs, weights
@@ -33,13 +37,17 @@ def needed_opset(model: Model, scheme: WeightScheme) -> int:
 
 
 def weight_only(
-    model: Model, selected: Container[ir.Node], scheme: WeightScheme | None = None
+    model: Model,
+    selected: Container[ir.Node],
+    scheme: WeightScheme | None = None,
+    rounder: Rounder | None = None,
 ) -> Reasons:
     """Quantize the constant weights of the selected nodes, in place.
 
     Covers Conv, ConvTranspose, Gemm, MatMul, Gather, LSTM, GRU and RNN of the main graph and of
     its subgraphs, and float32, float16, bfloat16 and double weights. Biases stay float. The
-    model must have opset needed_opset(model, scheme) already.
+    model must have opset needed_opset(model, scheme) already. With a rounder, weights whose input
+    it knows are rounded by the error of the output, and biases of their own take up its mean.
 
     Returns:
         For each selected node of these ops that still has a float weight, by node_label, why.
@@ -54,7 +62,9 @@ def weight_only(
         mine = [use for use in uses if use.is_weight and use.node in selected]
         if not mine or _tensor(root).dtype not in FLOAT_TYPES:
             continue
-        reason = _why_not(root, uses, selected) or _quantize(root, uses, scheme, names, last)
+        reason = _why_not(root, uses, selected) or _quantize(
+            root, uses, scheme, names, last, rounder
+        )
         if reason:
             reasons |= {node_label(use.node): reason for use in mine}
     return reasons
@@ -94,6 +104,7 @@ def _quantize(
     scheme: WeightScheme,
     names: ShortNames,
     last: dict[ir.Graph, ir.Node],
+    rounder: Rounder | None = None,
 ) -> str | None:
     tensor = _tensor(root)
     shape = tensor.shape.numpy()
@@ -103,6 +114,12 @@ def _quantize(
         return f"its weight {root.name!r} holds NaN or infinity"
     if _bytes(encoded) >= tensor.nbytes:
         return f"its weight {root.name!r} would not get smaller"
+    if rounder is not None and all(u.index == 1 and root is u.node.inputs[1] for u in uses):
+        nodes = [use.node for use in uses]
+        found = rounded(tensor, encoded, scheme, rounder, nodes, corrects=_own_biases(nodes))
+        if found is not None:
+            encoded = replace(encoded, integers=found[0], scale=found[1])
+            _shift(nodes, found[2])
     edit = _Edit(root, encoded, names, last)
     lookups = all(use.node.op_type == "Gather" for use in uses)
     if lookups and not encoded.block_size and encoded.integers.dtype.bitwidth == 8:
@@ -112,6 +129,31 @@ def _quantize(
         edit.before()
     edit.finish()
     return None
+
+
+def _own_biases(nodes: list[ir.Node]) -> bool:
+    """Return whether each node has a constant float bias that no other node reads."""
+    biases = [n.inputs[2] if len(n.inputs) > 2 else None for n in nodes]
+    return all(
+        node.op_type in ("Conv", "Gemm")
+        and attribute(node, "beta", 1.0) == attribute(node, "alpha", 1.0) == 1.0
+        and bias is not None
+        and bias.is_initializer()
+        and len(bias.uses()) == 1
+        and (tensor := constant(bias)) is not None
+        and tensor.dtype in FLOAT_TYPES
+        and len(tensor.shape) == 1
+        for node, bias in zip(nodes, biases, strict=True)
+    )
+
+
+def _shift(nodes: list[ir.Node], shift: npt.NDArray[np.float64] | None) -> None:
+    """Add to the bias of each node, in its type."""
+    for node in nodes if shift is not None else []:
+        bias, old = node.inputs[2], array(node.inputs[2])
+        assert bias is not None
+        assert old is not None
+        bias.const_value = ir.Tensor((old + shift).astype(old.dtype), name=bias.name)
 
 
 def _bytes(encoded: Encoded) -> int:

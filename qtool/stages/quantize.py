@@ -40,7 +40,8 @@ log = logging.getLogger("qtool")
 MODES = ("auto", "static", "dynamic", "weight-only")
 FORMATS = ("qdq", "qoperator")
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
-WEIGHTS = ("int8", "uint8", "int4", "uint4")
+WEIGHTS = ("int8", "uint8", "int4", "uint4", "int3", "uint3")
+FEW_BITS = ("int3", "int4")  # endings of the types that clipping weights can pay for
 ROUNDING = ("auto", *ROUNDINGS)
 CORRECTIONS = ("auto", "none", "sequential")
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
@@ -57,7 +58,7 @@ class Options:
     activation_symmetric: bool = False
     weights: str = "int8"
     weight_symmetric: bool = True
-    weight_method: str | None = None  # None: minmax for 8 bits, mse for 4
+    weight_method: str | None = None  # None: minmax for 8 bits, mse for fewer
     rounding: str = "auto"  # descent where there are Gram matrices, else nearest
     per_channel: bool = True
     block_size: int | None = None
@@ -96,12 +97,12 @@ class Options:
 
     @property
     def is_wide(self) -> bool:
-        """Whether there are 4-bit weights or 16-bit activations, which opset 21 has."""
+        """Whether there are weights of 3 or 4 bits or 16-bit activations, which opset 21 has."""
         kinds = [parse(text)[1] for text in self.layers]
         return (
             self.activations.endswith("16")
-            or self.weights.endswith("int4")
-            or any(kind.weight_bits == 4 or kind.activation_bits == 16 for kind in kinds)
+            or self.weights.endswith(FEW_BITS)
+            or any(kind.weight_bits in (3, 4) or kind.activation_bits == 16 for kind in kinds)
         )
 
     @property
@@ -109,7 +110,7 @@ class Options:
         """How weights are quantized."""
         return WeightScheme(
             self.weights,
-            self.weight_method or ("mse" if self.weights.endswith("int4") else "minmax"),
+            self.weight_method or ("mse" if self.weights.endswith(FEW_BITS) else "minmax"),
             per_channel=self.per_channel,
             symmetric=self.weight_symmetric,
             narrow=self.weight_symmetric,
@@ -158,7 +159,7 @@ def quantize(
     make: dict[str, Callable[[Model, Options], Model]] = {
         "static": static,
         "dynamic": _dynamic,
-        "weight-only": _weight_only,
+        "weight-only": partial(_weight_only, threads=threads),
         "auto": _auto,
     }
     result = make[mode](model, chosen)
@@ -365,15 +366,19 @@ def _dynamic(model: Model, options: Options) -> Model:
     return _with_reasons(result, {**selection.reasons, **left, **reasons})
 
 
-def _weight_only(model: Model, options: Options) -> Model:
+def _weight_only(model: Model, options: Options, threads: int | None = None) -> Model:
     needed = max(weight_only.needed_opset(model, options.scheme), 21 if options.is_wide else 0)
     result, selection = _selected_copy(model, needed, options)
     types = layer_types(result, options.layers)
     kinds = dict.fromkeys(types.get(node) for node in all_nodes(result) if node in selection)
+    rounder = None
+    if model.statistics is not None:
+        rounder = _rounder(result, model.statistics, options, threads)
     reasons: dict[str, str] = {}
     for kind in kinds:
         nodes = {node for node in selection.nodes if types.get(node) == kind}
-        reasons |= weight_only.weight_only(result, nodes, _for_layer(options, kind).scheme)
+        scheme = _for_layer(options, kind).scheme
+        reasons |= weight_only.weight_only(result, nodes, scheme, rounder)
     return _with_reasons(result, {**selection.reasons, **reasons})
 
 

@@ -54,7 +54,7 @@ def error(model, quantized, data):
     return float(np.square(outputs[0] - outputs[1]).mean())
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4", "uint4"])
+@pytest.mark.parametrize("weights", ["int8", "int4", "uint4", "int3"])
 def test_rounding_by_the_gram_matrix_errs_less(calibrated, weights):
     model, data = calibrated
     options = {"weights": weights, "activations": "uint16", "weight_symmetric": weights != "uint4"}
@@ -65,6 +65,38 @@ def test_rounding_by_the_gram_matrix_errs_less(calibrated, weights):
     )
 
     assert auto < 0.6 * nearest
+
+
+@pytest.mark.parametrize("weights", ["int4", "uint4", "int3"])
+@pytest.mark.parametrize("block_size", [0, 4])
+def test_rounding_weights_only_by_the_gram_matrix_errs_less(calibrated, weights, block_size):
+    model, data = calibrated
+    options = {"mode": "weight-only", "weights": weights, "block_size": block_size}
+
+    nearest, auto = (
+        error(model, qtool.quantize(model, rounding=r, **options), data)
+        for r in ("nearest", "auto")
+    )
+
+    assert auto < 0.6 * nearest
+
+
+def test_three_bits_use_seven_values(calibrated):
+    model, _ = calibrated
+
+    quantized = qtool.quantize(model, weights="int3")
+
+    integers = [array(v) for v in quantized.graph.initializers.values() if "INT4" in str(v.dtype)]
+    assert {int(i) for v in integers for i in v.astype(int).flat} == set(range(-3, 4))
+
+
+def test_rounding_in_blocks_gives_the_same_bytes_for_any_number_of_threads(calibrated):
+    model, _ = calibrated
+    options = {"mode": "weight-only", "weights": "int4", "block_size": 4}
+
+    one, two = (qtool.quantize(model, threads=n, **options) for n in (1, 2))
+
+    assert ir.to_proto(one.ir).SerializeToString() == ir.to_proto(two.ir).SerializeToString()
 
 
 def test_the_same_bytes_for_any_number_of_threads(calibrated):

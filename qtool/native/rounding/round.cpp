@@ -60,6 +60,39 @@ void round_descent(const RoundingArgs& args, int sweeps) {
   }
 }
 
+void round_scales(const RoundingArgs& args, const int64_t* group, int64_t groups, double* scales) {
+  const int64_t n = args.n;
+  std::vector<double> gradient(static_cast<size_t>(n)), product(static_cast<size_t>(n));
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const double *const w = args.w + r * n, *const q = args.q + r * n;
+    const double *const zero = args.zero + r * n, *const scale = args.scale + r * n;
+    double* const made = scales + r * groups;
+    std::fill(gradient.begin(), gradient.end(), 0.0);
+    for (int64_t k = 0; k < n; ++k) {
+      made[group[k]] = scale[k];
+      subtract(gradient.data(), scale[k] * (q[k] - zero[k]) - w[k], args.h + k * n, n);
+    }
+    for (int64_t one = 0; one < groups; ++one) {
+      std::fill(product.begin(), product.end(), 0.0);  // (q - zero) of the group's columns, times h
+      for (int64_t k = 0; k < n; ++k) {
+        if (group[k] == one) subtract(product.data(), zero[k] - q[k], args.h + k * n, n);
+      }
+      double slope = 0.0, curvature = 0.0;
+      for (int64_t k = 0; k < n; ++k) {
+        if (group[k] != one) continue;
+        slope += (q[k] - zero[k]) * gradient[size_t(k)];
+        curvature += (q[k] - zero[k]) * product[size_t(k)];
+      }
+      if (!(curvature > 0.0)) continue;
+      const double old = made[one];
+      const double moved = std::min(std::max(old + slope / curvature, 0.5 * old), 2.0 * old);
+      made[one] = static_cast<double>(static_cast<float>(moved));
+      if (!(made[one] > 0.0) || !std::isfinite(made[one])) made[one] = old;
+      subtract(gradient.data(), made[one] - old, product.data(), n);
+    }
+  }
+}
+
 void row_errors(const double* differences, const double* h, int64_t rows, int64_t n,
                 double* errors) {
   std::vector<double> product(static_cast<size_t>(n));

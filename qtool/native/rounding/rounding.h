@@ -31,6 +31,12 @@ void round_gptq(const RoundingArgs&);
 // `sweeps` times over each row.
 void round_descent(const RoundingArgs&, int sweeps);
 
+// Moves the scales of each row to the least squares of the loss for the integers that there are:
+// columns k of equal group[k], 0 <= group[k] < groups, share one, in (rows, groups). Group after
+// group, so that one pass is exact for a single group. A scale stays within a factor of 2 and is
+// rounded to float32.
+void round_scales(const RoundingArgs&, const int64_t* group, int64_t groups, double* scales);
+
 // errors[r] = d h d^T for row d of (rows, n), h (n, n) row-major.
 void row_errors(const double* differences, const double* h, int64_t rows, int64_t n,
                 double* errors);

@@ -19,6 +19,8 @@ from qtool.registry import lookup
 CHUNK = 1 << 22  # weights that are in flight at a time
 
 STORAGE: dict[str, npt.DTypeLike] = {
+    "int3": ml_dtypes.int4,
+    "uint3": ml_dtypes.uint4,
     "int4": ml_dtypes.int4,
     "uint4": ml_dtypes.uint4,
     "int8": np.int8,
