@@ -42,6 +42,11 @@ STAGE = "qtool.stages.quantize"
               type=Registered(STAGE, "ROUNDING", "rounding"),
               help="How weights become integers: nearest, or by the error of the layer's output "
               "from the Gram matrices of calibrate --gram. auto: descent where there are any.")
+@click.option("--equalize", default="auto", show_default=True,
+              type=Registered(STAGE, "EQUALIZE", "equalizer"),
+              help="With --data: scale channels against the layers that read them, which leaves "
+              "the model the same function. error: for the least predicted error; ranges: for "
+              "equal ranges of weights. auto: error with --per-tensor.")
 @click.option("--correct", default="auto", show_default=True,
               type=Registered(STAGE, "CORRECTIONS", "bias correction"),
               help="sequential: with --data, layer after layer, shift biases so that each channel "

@@ -63,7 +63,7 @@ def correct(
     layers = [layer for layer in _layers(quantized) if layer.name in known]
     if not layers:
         return []
-    samples = _some(data)
+    samples = some(data)
     wanted = _float_means(model, [layer.name for layer in layers], samples, threads)
     for layer in progress(layers, "correcting biases", len(layers)):
         _correct(layer, quantized, wanted[layer.name], samples, threads)
@@ -84,13 +84,13 @@ def _layers(quantized: Model) -> Iterable[Layer]:
             yield Layer(node, readers[0], node.outputs[0].name or "")
 
 
-def _some(data: Any) -> list[Callable[[], Any]]:
-    """Return functions that load up to SAMPLES samples, spread evenly over the data."""
+def some(data: Any, most: int = SAMPLES) -> list[Callable[[], Any]]:
+    """Return functions that load up to so many samples, spread evenly over the data."""
     if getattr(data, "n", None) is None and not hasattr(data, "__len__"):
-        return [partial(_same, sample) for sample, _ in zip(data, range(SAMPLES), strict=False)]
+        return [partial(_same, sample) for sample, _ in zip(data, range(most), strict=False)]
     count = len(data)
-    chosen = range(0, count, max(1, count // SAMPLES))
-    return [partial(data.__getitem__, i) for i in list(chosen)[:SAMPLES]]
+    chosen = range(0, count, max(1, count // most))
+    return [partial(data.__getitem__, i) for i in list(chosen)[:most]]
 
 
 def _same(sample: Any) -> Any:

@@ -19,6 +19,7 @@ from qtool.qparams import QParams, from_range, limits
 from qtool.quant import dynamic, qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
+from qtool.quant.equalizers import EQUALIZERS
 from qtool.quant.layer_rounding import Rounder
 from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
 from qtool.quant.pair_sums import TARGETS
@@ -30,6 +31,7 @@ from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
+from qtool.stages._equalize import equalize
 from qtool.stages.calibrate import calibrate, cores, untracked
 from qtool.statistics.gram import gram_layers
 from qtool.statistics.histogram import merged
@@ -44,6 +46,7 @@ WEIGHTS = ("int8", "uint8", "int4", "uint4", "int3", "uint3")
 FEW_BITS = ("int3", "int4")  # endings of the types that clipping weights can pay for
 ROUNDING = ("auto", *ROUNDINGS)
 CORRECTIONS = ("auto", "none", "sequential")
+EQUALIZE = ("auto", "none", *EQUALIZERS)
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
@@ -66,6 +69,7 @@ class Options:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
+    equalize: str = "auto"  # error, with --per-tensor and samples
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
     integer_outputs: bool = False
@@ -83,6 +87,7 @@ class Options:
         lookup(RANGES, self.range, "range method")
         lookup(dict.fromkeys(ROUNDING), self.rounding, "rounding")
         lookup(dict.fromkeys(CORRECTIONS), self.correct, "bias correction")
+        lookup(dict.fromkeys(EQUALIZE), self.equalize, "equalizer")
         if self.target is not None:
             lookup(dict.fromkeys(TARGETS), self.target, "target")
         if self.weight_method is not None:
@@ -116,6 +121,13 @@ class Options:
             narrow=self.weight_symmetric,
             block_size=self.block_size if self.mode == "weight-only" else 0,
         )
+
+    @property
+    def equalizer(self) -> str | None:
+        """Which equalizer runs; None for none."""
+        if self.equalize == "auto":
+            return None if self.per_channel else "error"
+        return None if self.equalize == "none" else self.equalize
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not the defaults, for the history."""
@@ -152,6 +164,13 @@ def quantize(
     mode = chosen.mode
     if mode == "auto":
         mode = "static" if model.statistics is not None or data is not None else "auto"
+    reference = model
+    if mode == "static" and data is not None and chosen.equalizer is not None:
+        used, tracked = threads or cores(), progress or untracked
+        reference, model = equalize(
+            model, chosen.equalizer, data=data, threads=used, progress=tracked,
+            weights=chosen.weights, activations=chosen.activations, per_channel=chosen.per_channel,
+        )  # fmt: skip
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress, chosen)
     _check(model, chosen, mode, data)
@@ -165,7 +184,7 @@ def quantize(
     result = make[mode](model, chosen)
     if mode == "static" and data is not None and chosen.correct != "none":
         used, tracked = threads or cores(), progress or untracked
-        names = correct(model, result, data=data, threads=used, progress=tracked)
+        names = correct(reference, result, data=data, threads=used, progress=tracked)
         if names:
             log.info("corrected the biases of %d layers, front to back", len(names))
     if chosen.format == "qoperator":
@@ -186,6 +205,8 @@ def _check(model: Model, options: Options, mode: str, data: Any) -> None:
     """Refuse or mention what does not go with the mode."""
     if data is not None and mode != "static":
         log.warning("the samples are not used: none are needed for mode %s", mode)
+    if options.equalize not in ("auto", "none") and (mode != "static" or data is None):
+        raise UsageError("--equalize is for static quantization: give --data")
     if options.correct == "sequential" and (mode != "static" or data is None):
         raise UsageError("--correct sequential is for static quantization: give --data")
     if mode == "static" and model.statistics is not None and model.statistics.shards:
