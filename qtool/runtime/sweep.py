@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from qtool.errors import QtoolError
 from qtool.runtime import Runner
 from qtool.runtime.ort import Array, Feeds
 
-T = TypeVar("T")
+SHORT_S = 0.005  # threads that take work more often than this wait for each other
+MOST = 64  # samples at a time
 
 
 class Sample(Protocol):
@@ -41,9 +43,10 @@ def sweep(
 ) -> None:
     """Run the session on every sample; show see() its outputs, and before() its inputs first.
 
-    A thread loads (by calling the item), runs and sees `batch` samples before it takes more;
-    what see() is shown does not depend on batch or threads, only the order does. The outputs
-    are dropped at once, and only a few samples are waiting: memory does not grow with samples.
+    A thread loads (by calling the item), runs and sees `batch` samples before it takes more, and
+    more at a time where that takes little; what see() is shown does not depend on batch or threads,
+    only the order does. The outputs are dropped at once, and only a few samples are waiting: memory
+    does not grow with samples.
     An exception, also KeyboardInterrupt, stops the runs that are under way.
 
     Raises:
@@ -59,17 +62,21 @@ def sweep(
             raise type(error)(f"{sample.where}: {error}") from error
         see(sample, outputs)
 
-    def work(group: list[Callable[[], Sample]]) -> None:
+    def work(group: list[Callable[[], Sample]]) -> float:
+        start = time.perf_counter()
         for load in group:
             one(load())  # whose outputs are gone when the next run needs memory
+        return time.perf_counter() - start
 
-    waiting: deque[Future[None]] = deque()
+    left = iter(samples)
+    waiting: deque[Future[float]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="qtool-run") as pool:
         try:
-            for group in _grouped(samples, batch):
+            while group := list(islice(left, batch)):
                 waiting.append(pool.submit(work, group))
                 while len(waiting) > 2 * threads:
-                    waiting.popleft().result()
+                    if waiting.popleft().result() < SHORT_S and batch < MOST:
+                        batch *= 2
             while waiting:
                 waiting.popleft().result()
         except BaseException:
@@ -77,9 +84,3 @@ def sweep(
             for future in waiting:
                 future.cancel()
             raise
-
-
-def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while group := list(islice(iterator, size)):
-        yield group
