@@ -214,3 +214,14 @@ def _least_squares(rows: Float64, hessian: Hessian, found: Shared, scales: Float
         fixed = right[free] - system @ found.centroids[free]
         solved[free] += np.linalg.solve(system + ridge, fixed)
     return solved
+
+
+def gains(rows: Float64, other: Float64, hessian: Hessian) -> Float64:
+    """Return the factor (G, C) of each row of other that leaves the least output error for rows.
+
+    (q H w) / (q H q) is the least squares solution; 1 where q is 0.
+    """
+    weighed = other @ hessian.regular
+    power = np.einsum("gck,gck->gc", weighed, other)
+    fitted = np.einsum("gck,gck->gc", weighed, rows)
+    return np.asarray(np.divide(fitted, power, out=np.ones_like(power), where=power > 0))

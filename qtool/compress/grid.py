@@ -5,7 +5,7 @@ Shape legend: as in qtool.compress.hessian. A row's weights are step * q, q in -
 At a high rate a step s costs d^2 s^2 / 12 of output error per weight, d^2 the mean of the squared
 pivots of R, and -log2(s) bits. So the slope, error per bit, is ln(2) d^2 s^2 / 6: given the slope,
 that is the step; rounding then takes the level of least error + slope * bits (DeepCABAC's idea
-with GPTQ's feedback).
+with GPTQ's feedback), and coordinate descent moves single weights as long as that sum falls.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qtool.hessian import output_error
 LIMIT = 127
 LEVELS = np.arange(-LIMIT, LIMIT + 1, dtype=np.float64)
 ROUNDS = 2  # of rounding with the bits that the round before showed
+PASSES = 8  # of coordinate descent behind the last one; four give nine tenths of what it finds
 PER_OCTAVE = 2  # steps for each doubling
 TINIEST = 1e-30
 SLOPE = np.log(2) / 6
@@ -51,23 +52,25 @@ def to_grid(
     mask (G, C, K) is 0 where a weight stays 0.
     """
     steps = _steps(rows, hessian, slope)
-    order, factors = hessian.order, hessian.factors
-    sorted_rows = np.take_along_axis(rows, order[:, None], 2)
-    masks = None if mask is None else np.take_along_axis(mask, order[:, None], 2)
+    order = hessian.order[:, None]
+    sorted_rows = np.take_along_axis(rows, order, 2)
+    masks = None if mask is None else np.take_along_axis(mask, order, 2)
     bits = np.zeros(LEVELS.size)
     indices = np.empty(rows.shape, np.int32)
     costs = np.empty(rows.shape[:2])
     for number in range(ROUNDS + 1):
+        lambdas = np.full(rows.shape[1], slope if number else 0.0)
         for g in range(rows.shape[0]):
-            lambdas = np.full(rows.shape[1], slope if number else 0.0)
-            _native.sweep(
-                np.ascontiguousarray(sorted_rows[g]), factors[g], steps[g], lambdas, LEVELS, bits,
-                LIMIT, indices[g], costs[g], None if masks is None else masks[g],
-            )  # fmt: skip
+            held = None if masks is None else masks[g]
+            given = steps[g], lambdas, LEVELS, bits, LIMIT, indices[g], costs[g], held
+            _native.sweep(sorted_rows[g], hessian.factors[g], *given)
+            if number == ROUNDS:
+                columns = np.ix_(hessian.order[g], hessian.order[g])
+                _native.descend(sorted_rows[g], hessian.regular[g][columns], *given, PASSES)
         counts = np.bincount(indices.ravel(), minlength=LEVELS.size)
         bits = lengths(counts)
     integers = np.empty(rows.shape, np.int8)
-    np.put_along_axis(integers, order[:, None], (indices - LIMIT).astype(np.int8), 2)
+    np.put_along_axis(integers, order, (indices - LIMIT).astype(np.int8), 2)
     total = entropy_bits(counts) + tensor_bits(steps) + 32 * np.unique(steps).size
     return Grid(integers, steps, total, float(costs.sum()))
 

@@ -35,6 +35,27 @@ void check_factor(const Array<const double, 2>& weights, const Array<const doubl
   }
 }
 
+using Levels = Array<const double, 1>;
+
+void check_levels(const Levels& levels, const Levels& bits, const Levels& scales, int zero) {
+  const size_t n = levels.shape(0);
+  require(n > 0 && n <= 65536 && bits.shape(0) == n && zero >= 0 && static_cast<size_t>(zero) < n,
+          "levels and bits do not fit");
+  require(std::is_sorted(levels.data(), levels.data() + n), "levels are not ascending");
+  for (size_t c = 0; c < scales.shape(0); ++c) {
+    require(scales.data()[c] > 0, "a scale is not positive");
+  }
+}
+
+// The data of a mask of these rows and columns, or null; held keeps it alive.
+const uint8_t* kept_of(const nb::object& mask, size_t rows, size_t depth,
+                       Array<const uint8_t, 2>& held) {
+  if (mask.is_none()) return nullptr;
+  held = nb::cast<Array<const uint8_t, 2>>(mask);
+  require(held.shape(0) == rows && held.shape(1) == depth, "the mask has another shape");
+  return held.data();
+}
+
 void sweep(const Array<const double, 2>& weights, const Array<const double, 2>& factor,
            const Array<const double, 1>& scales, const Array<const double, 1>& lambdas,
            const Array<const double, 1>& levels, const Array<const double, 1>& bits, int zero,
@@ -45,22 +66,34 @@ void sweep(const Array<const double, 2>& weights, const Array<const double, 2>& 
   require(scales.shape(0) == rows && lambdas.shape(0) == rows && costs.shape(0) == rows &&
               indices.shape(0) == rows && indices.shape(1) == depth,
           "an array has another number of rows or columns");
-  const size_t n = levels.shape(0);
-  require(n > 0 && n <= 65536 && bits.shape(0) == n && zero >= 0 && static_cast<size_t>(zero) < n,
-          "levels and bits do not fit");
-  require(std::is_sorted(levels.data(), levels.data() + n), "levels are not ascending");
-  for (size_t c = 0; c < rows; ++c) require(scales.data()[c] > 0, "a scale is not positive");
-  const uint8_t* kept = nullptr;
+  check_levels(levels, bits, scales, zero);
   Array<const uint8_t, 2> held;
-  if (!mask.is_none()) {
-    held = nb::cast<Array<const uint8_t, 2>>(mask);
-    require(held.shape(0) == rows && held.shape(1) == depth, "the mask has another shape");
-    kept = held.data();
-  }
+  const uint8_t* kept = kept_of(mask, rows, depth, held);
   const nb::gil_scoped_release unlocked;
   qtool::sweep({rows, depth, weights.data(), factor.data(), scales.data(), lambdas.data(),
-                levels.data(), bits.data(), static_cast<int32_t>(n), zero, kept, indices.data(),
-                costs.data()});
+                levels.data(), bits.data(), static_cast<int32_t>(levels.shape(0)), zero, kept,
+                indices.data(), costs.data()});
+}
+
+void descend(const Array<const double, 2>& weights, const Array<const double, 2>& h,
+             const Levels& scales, const Levels& lambdas, const Levels& levels, const Levels& bits,
+             int zero, const Array<int32_t, 2>& indices, const Array<double, 1>& costs,
+             const nb::object& mask, int passes) {
+  const size_t rows = weights.shape(0), depth = weights.shape(1);
+  require(h.shape(0) == depth && h.shape(1) == depth, "h has another size");
+  require(scales.shape(0) == rows && lambdas.shape(0) == rows && costs.shape(0) == rows &&
+              indices.shape(0) == rows && indices.shape(1) == depth,
+          "an array has another number of rows or columns");
+  check_levels(levels, bits, scales, zero);
+  const auto n = static_cast<int32_t>(levels.shape(0));
+  const int32_t* given = indices.data();
+  require(std::all_of(given, given + rows * depth, [n](int32_t i) { return i >= 0 && i < n; }),
+          "an index is no level");
+  Array<const uint8_t, 2> held;
+  const uint8_t* kept = kept_of(mask, rows, depth, held);
+  const nb::gil_scoped_release unlocked;
+  qtool::descend({rows, depth, weights.data(), h.data(), scales.data(), lambdas.data(),
+                  levels.data(), bits.data(), n, zero, kept, indices.data(), costs.data(), passes});
 }
 
 void prune_sweep(const Array<double, 2>& weights, const Array<const double, 2>& factor,
@@ -132,6 +165,10 @@ void bind_compress(nb::module_& module) {
              "scales"_a.noconvert(), "lambdas"_a.noconvert(), "levels"_a.noconvert(),
              "bits"_a.noconvert(), "zero"_a, "indices"_a.noconvert(), "costs"_a.noconvert(),
              "mask"_a.none());
+  module.def("descend", &descend, "weights"_a.noconvert(), "h"_a.noconvert(),
+             "scales"_a.noconvert(), "lambdas"_a.noconvert(), "levels"_a.noconvert(),
+             "bits"_a.noconvert(), "zero"_a, "indices"_a.noconvert(), "costs"_a.noconvert(),
+             "mask"_a.none(), "passes"_a);
   module.def("prune_sweep", &prune_sweep, "weights"_a.noconvert(), "factor"_a.noconvert(),
              nb::kw_only(), "fraction"_a = 0.0, "block_rows"_a = 1, "block_columns"_a = 1,
              "n_keep"_a = 0, "group"_a = 0);

@@ -116,8 +116,32 @@ class WeightLayer:
             groups, _, depth = self.rows_layout.of(self.weights).shape
             return without_statistics(groups, depth)
         return from_gram(
-            matrix(self._gram), self._gram.count, self._n_samples, centered=self.bias_moves
-        )
+            matrix(self._gram), self._gram.count, self._n_samples,
+            centered=self.bias_moves or self.integer_bias is not None,
+        )  # fmt: skip
+
+    @cached_property
+    def input_scale(self) -> npt.NDArray[Any] | None:
+        """The scale of the layer's quantized input where it is one number."""
+        source = None if self.node.inputs[0] is None else self.node.inputs[0].producer()
+        if source is None or source.op_type != "DequantizeLinear":
+            return None
+        found = array(source.inputs[1])
+        return found if found is not None and found.size == 1 else None
+
+    @cached_property
+    def integer_bias(self) -> ir.Node | None:
+        """The DequantizeLinear of an int32 bias that can take up the mean of the output error."""
+        value = self.node.inputs[2] if len(self.node.inputs) > 2 else None
+        node = None if value is None else value.producer()
+        alone = value is not None and len(value.uses()) == 1 and self.integer is not None
+        if node is None or node.op_type != "DequantizeLinear" or not alone:
+            return None
+        integers, scale = array(node.inputs[0]), array(node.inputs[1])
+        if integers is None or scale is None or self.input_scale is None or self._gram is None:
+            return None
+        fits = integers.dtype == np.int32 and integers.size == self.scales.size
+        return node if fits and self.node.op_type in ("Conv", "Gemm") else None
 
     @cached_property
     def bias_moves(self) -> bool:
@@ -241,6 +265,15 @@ class Edit:
         else:
             added = add_initializer(self._graph, self._names("weight"), values)
             value.replace_all_uses_with(added)
+
+    def replace(self, node: ir.Node, index: int, values: npt.NDArray[Any]) -> None:
+        """Give one input of a node, a constant, other values; other readers keep theirs."""
+        value = node.inputs[index]
+        if value is not None and value.is_initializer() and len(value.uses()) == 1:
+            self.store(value, values)
+        else:
+            added = add_initializer(self._graph, self._names.short("scale"), values)
+            node.replace_input_with(index, added)
 
     def grid(self, layer: WeightLayer, integers: npt.NDArray[np.int8], steps: Float64) -> None:
         """Store integers with a DequantizeLinear, its scale one number where the steps agree."""

@@ -22,6 +22,7 @@ from qtool.runtime.trial import check_runs
 from qtool.sizes import tensor_bytes
 from qtool.stages._options import changed, drawn
 from qtool.stages._probe import by_probes, by_variance, variance
+from qtool.stages._refit import refit
 from qtool.stages._weights import Edit, WeightLayer, weight_layers
 from qtool.stages.calibrate import Progress, untracked
 
@@ -242,9 +243,10 @@ class Clustering:
         result = self._model.copy()
         edit, copies = Edit(result), self._copies(result)
         found = self._pool.map(self._share, self._layers, numbers)
-        for layer, codebook in zip(copies, found, strict=True):
+        for before, layer, codebook in zip(self._layers, copies, found, strict=True):
             if layer.integer is not None:
                 edit.integers(layer, codebook.rows)
+                refit(edit, layer, before.rows, codebook.rows * before.scales[..., None])
                 continue
             edit.bias(layer, layer.rows - codebook.rows)
             edit.floats(layer, codebook.rows)

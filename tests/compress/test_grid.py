@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qtool.compress.grid import LIMIT, to_grid
+from qtool import _native
+from qtool.compress.grid import LEVELS, LIMIT, to_grid
 from qtool.compress.hessian import factor, from_gram, without_statistics
 
 
@@ -88,3 +89,45 @@ def test_few_samples_shrink_towards_the_diagonal(rng):
     off = ~np.eye(24, dtype=bool)
     ratio = np.abs(few.regular[0][off]).sum() / np.abs(many.regular[0][off]).sum()
     assert ratio == pytest.approx(20 / 44, rel=0.01)
+
+
+def descended(rng, passes, mask=None):
+    """Return weights, H, indices, costs and the price of bits after some passes."""
+    x = inputs(rng, 20)[:, :-1]
+    h, rows = x.T @ x / len(x), 9 * rng.normal(size=(6, 20))
+    bits, indices = np.abs(LEVELS), (np.round(rows) + LIMIT).astype(np.int32)
+    costs, lambdas = np.empty(6), np.full(6, 0.05)
+    if mask is not None:
+        indices[mask == 0] = LIMIT
+    _native.descend(rows, h, np.ones(6), lambdas, LEVELS, bits, LIMIT, indices, costs, mask, passes)
+    return rows, h, indices, costs, costs.sum() + 0.05 * bits[indices].sum()
+
+
+def test_descent_lowers_error_and_price_and_says_the_error(rng):
+    seed = rng.bit_generator.state
+
+    before = descended(rng, 0)[-1]
+    rng.bit_generator.state = seed
+    rows, h, indices, costs, after = descended(rng, 20)
+
+    assert after < 0.95 * before
+    error = rows - LEVELS[indices]
+    np.testing.assert_allclose(costs, np.einsum("ck,kl,cl->c", error, h, error), rtol=1e-9)
+
+
+def test_descent_leaves_masked_weights_at_zero(rng):
+    mask = (rng.random((6, 20)) < 0.5).astype(np.uint8)
+
+    indices = descended(rng, 20, mask)[2]
+
+    assert np.all(indices[mask == 0] == LIMIT)
+
+
+@pytest.mark.parametrize("bad", [-1, LEVELS.size])
+def test_descent_refuses_indices_that_are_no_levels(bad):
+    one, indices = np.ones(1), np.full((1, 1), bad, np.int32)
+
+    with pytest.raises(ValueError, match="no level"):
+        _native.descend(
+            np.ones((1, 1)), np.ones((1, 1)), one, one, LEVELS, LEVELS, LIMIT, indices, one, None, 1
+        )

@@ -76,6 +76,21 @@ def test_a_quantized_model_stays_on_its_grid(network):
     assert relative(model, found, samples) < 0.05
 
 
+def test_scales_and_biases_make_up_for_shared_integers(network, monkeypatch):
+    model, samples = network
+    quantized = quantize(model, data=None)
+    fitted = cluster(quantized, clusters=4, only=("Conv", "Gemm"))
+    monkeypatch.setattr("qtool.stages.cluster.refit", lambda *given: None)
+
+    plain = cluster(quantized, clusters=4, only=("Conv", "Gemm"))
+
+    assert relative(quantized, fitted, samples) < 0.9 * relative(quantized, plain, samples)
+    for node in fitted.graph:
+        if node.op_type in ("Conv", "Gemm"):
+            x, w, b = (array(value.producer().inputs[1]) for value in node.inputs)
+            assert np.array_equal(np.broadcast_to(x * w, b.shape), b)
+
+
 def test_threads_do_not_change_a_bit(network):
     one, two = (cluster(network[0], method="grid", bits=3, threads=n) for n in (1, 2))
 

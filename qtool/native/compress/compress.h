@@ -39,6 +39,26 @@ struct SweepArgs {
 // Chooses a level for every weight, minimizing ((w' - q) R_jj)^2 + lambda bits column by column.
 void sweep(const SweepArgs& args);
 
+struct DescendArgs {
+  size_t rows, depth;     // C, K
+  const double* weights;  // (C, K)
+  const double* h;        // H (K, K), in the order of the columns of weights
+  const double* scales;   // (C,) as in SweepArgs, and so the rest
+  const double* lambdas;
+  const double* levels;
+  const double* bits;
+  int32_t n_levels;
+  int32_t zero;
+  const uint8_t* mask;
+  int32_t* indices;  // (C, K) in and out
+  double* costs;     // (C,) the output error (w - q) H (w - q)^T that is left
+  int passes;        // over a row, at most
+};
+
+// Moves levels, one weight at a time, by one up or down or to zero, while that lowers
+// (w - q) H (w - q)^T + lambda bits: coordinate descent (QuantEase, arXiv 2309.01885) with a price.
+void descend(const DescendArgs& args);
+
 struct PruneArgs {
   size_t rows, depth;                // C, K
   double* weights;                   // (C, K) in: w; out: what compensates, 0 where pruned
