@@ -166,7 +166,7 @@ Bytes run_conv(const ConvVariant& variant, const ConvCase& c) {
   variant.pack(a, packed.data());
   Bytes y(size_t(a.pixels() * a.y_pitch) * (a.epilogue.float_output ? 4 : 1), kUntouched);
   const uint8_t* residual = a.epilogue.has_residual ? c.residual.data() : nullptr;
-  const ConvCall call{&a, packed.data(), c.x.data(), residual, y.data(), scratch.data()};
+  const ConvCall call{&a, packed.data(), c.x.data(), residual, y.data(), scratch.data(), nullptr};
   const int64_t units = variant.units(a);
   for (int64_t part = c.parts; part-- > 0;) {  // the last first: no part may need another
     variant.run(call, units * part / c.parts, units * (part + 1) / c.parts);

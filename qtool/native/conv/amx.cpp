@@ -11,29 +11,6 @@
 namespace qtool {
 namespace {
 
-int32_t tile_rows(int32_t line) noexcept {
-  const int32_t n = (line + kRows - 1) / kRows;
-  return (line + n - 1) / n;
-}
-
-// Writes where the tiles of a block are; returns how many.
-int32_t list_tiles(const ConvPlan& plan, const ConvBlock& block, PixelTile* tiles) noexcept {
-  const int32_t line = block.n_pixels / block.n_lines, rows = tile_rows(line);
-  int32_t n = 0;
-  for (int32_t j = 0; j < block.n_lines; ++j) {
-    for (int32_t begin = 0; begin < line; begin += rows) {
-      const int32_t at = begin < line - rows ? begin : line - rows;
-      tiles[n++] = {block.x + j * block.line_step + at * plan.step,
-                    block.first_pixel + int64_t{j} * line + at, begin - at};
-    }
-  }
-  return n;
-}
-
-size_t tiles_at(const ConvPlan& plan) noexcept {
-  return (plan.copy_bytes + kOverread + 63) / 64 * 64;
-}
-
 template <class Waiting>
 class Runner {
  public:
@@ -121,10 +98,7 @@ size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
 
 void pack(const ConvArgs& a, uint8_t* packed) noexcept { pack_conv(a, layout(a), packed); }
 
-size_t scratch_bytes(const ConvArgs& a) noexcept {
-  const ConvPlan plan = layout(a).plan;
-  return tiles_at(plan) + size_t(plan.block_pixels()) * sizeof(PixelTile);
-}
+size_t scratch_bytes(const ConvArgs& a) noexcept { return tiles_scratch_bytes(layout(a).plan); }
 
 int64_t units(const ConvArgs& a) noexcept { return layout(a).n_units(a); }
 

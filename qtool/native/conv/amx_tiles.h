@@ -4,13 +4,14 @@
 
 #include <immintrin.h>
 
+#include "conv/amx_lines.h"
 #include "gemm/avx512_epilogue.h"
 #include "lookup/lookup.h"
 
 namespace qtool {
 namespace {
 
-constexpr int kRows = 16, kDepth = 64, kPanelBlocks = 2;
+constexpr int kPanelBlocks = 2;
 constexpr int kRowSums = kPanelBlocks * kLanes;
 
 struct [[gnu::packed]] TileConfig {
@@ -30,13 +31,6 @@ static inline void configure_tiles(int rows) noexcept {
   asm volatile("" ::: "memory");  // GCC 12's _tile_loadconfig declares the first 8 bytes only
   _tile_loadconfig(&config);
 }
-
-// Pixels in a row of tiles: where they are, and which of y they make.
-struct PixelTile {
-  const uint8_t* x;
-  int64_t pixel;
-  int32_t skip;  // rows that the tile before makes too
-};
 
 // What all products of a panel share.
 struct TilePanel {
