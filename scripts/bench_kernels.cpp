@@ -26,7 +26,7 @@
 
 #include "conv/conv.h"
 #include "peak/peak.h"
-#include "runtime/memory.h"
+#include "runtime/weights.h"
 
 namespace {
 
@@ -41,6 +41,7 @@ double now() {
 
 struct Shape {
   int in_h, in_w, in_c, out_c, kernel, stride, pad, groups;
+  int adds = 0;  // 1 where a residual is added, in place
 };
 
 std::vector<Shape> read_shapes(const char* path) {
@@ -50,7 +51,7 @@ std::vector<Shape> read_shapes(const char* path) {
     if (line.empty() || line[0] == '#') continue;
     Shape s{};
     std::istringstream(line) >> s.in_h >> s.in_w >> s.in_c >> s.out_c >> s.kernel >> s.stride >>
-        s.pad >> s.groups;
+        s.pad >> s.groups >> s.adds;
     shapes.push_back(s);
   }
   return shapes;
@@ -58,7 +59,7 @@ std::vector<Shape> read_shapes(const char* path) {
 
 struct Case {
   ConvArgs args{};
-  Memory packed;
+  uint8_t* packed = nullptr;
   uint8_t *x = nullptr, *y = nullptr, *scratch = nullptr;
   std::vector<int8_t> w;
   std::vector<int32_t> bias;
@@ -89,18 +90,24 @@ struct Case {
     a.epilogue = {};
     a.epilogue.bias = bias.data(), a.epilogue.scale = scale.data();
     a.epilogue.y_max = 255;  // and a zero point of 0, as after ReLU
+    if (s.adds == 0) return;
+    a.residual_pitch = a.out_c;
+    a.epilogue.has_residual = true;
+    a.epilogue.sum_max = 255;
+    a.epilogue.y_ratio = 0.5f, a.epilogue.residual_ratio = 0.4f;
   }
 
-  void prepare(const ConvVariant& variant) {
-    packed = Memory(variant.packed_bytes(args));
-    variant.pack(args, packed.data());
+  void prepare(const ConvVariant& variant, Weights& weights) {
+    packed = weights.take(variant.packed_bytes(args));
+    variant.pack(args, packed);
   }
 
   size_t x_bytes() const { return size_t(args.in_h) * size_t(args.in_w) * size_t(args.in_c); }
   size_t y_bytes() const { return size_t(args.pixels()) * size_t(args.out_c); }
 
   void run(const ConvVariant& variant) {
-    const ConvCall call{&args, packed.data(), x, nullptr, y, scratch, nullptr};
+    const uint8_t* residual = args.epilogue.has_residual ? y : nullptr;
+    const ConvCall call{&args, packed, x, residual, y, scratch, nullptr};
     variant.run(call, 0, variant.units(args));
   }
 
@@ -110,7 +117,8 @@ struct Case {
 std::vector<uint8_t> result(Case& c, const ConvVariant& variant) {
   Memory y(c.y_bytes()), scratch(variant.scratch_bytes(c.args));
   c.y = y.data(), c.scratch = scratch.data();
-  c.prepare(variant);
+  Weights weights(0);
+  c.prepare(variant, weights);
   c.run(variant);
   return {y.data(), y.data() + y.size()};
 }
@@ -186,9 +194,9 @@ void print(const Row& row, double peak_gmacs) {
   const double seconds = row.seconds / row.times, rate = row.layer->data.macs() / seconds / 1e9;
   std::printf(
       "{\"bench\": \"kernels\", \"layers\": %d, \"x\": [%d, %d, %d], \"out_channels\": %d, "
-      "\"kernel\": %d, \"stride\": %d, \"groups\": %d, \"variant\": \"%s\", \"ms\": %.4f, "
-      "\"gmacs\": %.1f, \"of_peak\": %.3f, \"estimated\": %.2f}\n",
-      row.times, s.in_h, s.in_w, s.in_c, s.out_c, s.kernel, s.stride, s.groups,
+      "\"kernel\": %d, \"stride\": %d, \"groups\": %d, \"adds\": %d, \"variant\": \"%s\", "
+      "\"ms\": %.4f, \"gmacs\": %.1f, \"of_peak\": %.3f, \"estimated\": %.2f}\n",
+      row.times, s.in_h, s.in_w, s.in_c, s.out_c, s.kernel, s.stride, s.groups, s.adds,
       row.layer->variant->name, seconds * 1e3, rate, peak_gmacs > 0 ? rate / peak_gmacs : 0,
       row.layer->variant->cycles(row.layer->data.args) / kClock / seconds);
 }
@@ -220,6 +228,7 @@ struct Arena {
 // All layers one after the other, again and again, so that weights come from where they would.
 void bench(const char* path, const Options& options) {
   std::vector<std::pair<Shape, std::unique_ptr<Layer>>> layers;
+  Weights weights(size_t{64} << 20);
   for (const Shape& shape : read_shapes(path)) {
     auto layer = std::make_unique<Layer>(shape, options.wanted);
     if (!layer->runs()) continue;
@@ -227,7 +236,7 @@ void bench(const char* path, const Options& options) {
       std::fprintf(stderr, "%s is wrong\n", layer->variant->name);
       std::exit(1);
     }
-    layer->data.prepare(*layer->variant);
+    layer->data.prepare(*layer->variant, weights);
     layers.emplace_back(shape, std::move(layer));
   }
   std::map<std::string, double> peak_gmacs;

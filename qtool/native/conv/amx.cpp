@@ -22,13 +22,13 @@ class Runner {
 
   void run(int64_t begin, int64_t end) noexcept {
     const int64_t panels = int64_t{call_.args->groups} * packed_.n_panels;
+    const int64_t all = packed_.n_units(*call_.args);
     const int64_t first_block = begin / panels;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t block = unit / panels, panel = unit % panels;
       if (unit == begin || panel == 0) open(block);
-      // Weights come from memory once; then they are in some cache.
-      const bool fetches = block == first_block && unit + 1 < end && panel + 1 < panels;
-      run_panel(panel, fetches);
+      // Weights come from memory once, and the next op's lie behind; then they are in some cache.
+      run_panel(panel, unit + 1 == end ? end == all : block == first_block);
     }
     waiting_.finish();
     if (rows_ != 0) _tile_release();

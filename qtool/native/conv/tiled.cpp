@@ -10,17 +10,19 @@ namespace {
 
 // The tiles of one block and one panel: as few as possible, of sizes as equal as possible.
 void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& block,
-               const uint8_t* const* windows, int64_t panel,
-               const GemmTileKernels& kernels) noexcept {
+               const uint8_t* const* windows, int64_t panel, const GemmTileKernels& kernels,
+               bool fetches) noexcept {
   const GemmTile all = tiled_panel(call, packed, panel);
   const int nr = (all.channels + kLanes - 1) / kLanes, most = kernels.rows[nr - 1];
   const int n_tiles = (block.n_pixels + most - 1) / most;
+  const int64_t next = fetches ? int64_t(packed.panel_bytes) : 0;
   GemmTile t = all;
   int at = 0;
   for (int i = 0; i < n_tiles; ++i) {
     const int mr = (block.n_pixels - at + n_tiles - i - 1) / (n_tiles - i);
     const int64_t pixel = block.first_pixel + at;
     t.x = windows + at;
+    t.ahead = i < nr ? next + i * 64 : 0;
     t.y = all.y + pixel * t.y_pitch;
     if (all.residual != nullptr) t.residual = all.residual + pixel * t.residual_pitch;
     kernels.kernels[nr - 1][mr - 1](t);
@@ -86,6 +88,7 @@ void run_tiled(const ConvCall& call, int64_t begin, int64_t end,
                const GemmTileKernels& kernels) noexcept {
   const auto& packed = *reinterpret_cast<const PackedConv*>(call.packed);
   const int64_t panels = int64_t{call.args->groups} * packed.n_panels;
+  const int64_t all = packed.n_units(*call.args);
   auto** windows = reinterpret_cast<const uint8_t**>(call.scratch + windows_at(packed.plan));
   ConvBlock block{};
   for (int64_t unit = begin; unit < end; ++unit) {
@@ -93,7 +96,11 @@ void run_tiled(const ConvCall& call, int64_t begin, int64_t end,
       block = open_block(call, packed.plan, unit / panels, call.scratch);
       list_windows(packed.plan, block, windows);
     }
-    run_panel(call, packed, block, windows, unit % panels, kernels);
+    // Weights come from memory once, each panel's while the one before multiplies, and the next
+    // op's first, which lie behind; then they are in some cache.
+    const bool last = unit + 1 == end, first_block = unit / panels == begin / panels;
+    const bool fetches = last ? end == all : first_block;
+    run_panel(call, packed, block, windows, unit % panels, kernels, fetches);
   }
 }
 

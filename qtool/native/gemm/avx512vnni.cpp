@@ -12,6 +12,12 @@ static inline __m512i broadcast_quad(const uint8_t* x) {
   return _mm512_set1_epi32(quad);
 }
 
+// Fetching beyond what memory there is does nothing.
+static inline void fetch_line(const int8_t* w, int64_t ahead) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(w) + uintptr_t(ahead);
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+}
+
 template <int nr, int mr>
 void tile(const GemmTile& t) noexcept {
   __m512i acc[mr][nr];
@@ -23,9 +29,11 @@ void tile(const GemmTile& t) noexcept {
     for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_loadu_si512(t.bias + j * kLanes);
   }
   const int8_t* w = t.w;
+  const int64_t ahead = t.ahead;
   for (int32_t s = 0; s < t.n_segments; ++s) {
     const int64_t begin = t.offsets[s], end = begin + int64_t{t.quads} * 4;
     for (int64_t k = begin; k < end; k += 4, w += nr * 64) {
+      fetch_line(w, ahead);
       __m512i wk[nr];
 #pragma GCC unroll 4
       for (int j = 0; j < nr; ++j) wk[j] = _mm512_load_si512(w + j * 64);

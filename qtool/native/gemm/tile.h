@@ -23,6 +23,7 @@ struct GemmTile {
   int32_t n_segments;
   int32_t quads;    // of depth in each segment; up to 3 bytes beyond it meet weights of 0
   const int8_t* w;  // (n_segments * quads, nr, 16, 4)
+  int64_t ahead;    // bytes from w to weights to fetch, one line a quad; 0 for none
   int32_t n_extra;  // quads once more with other weights, for kernels that split them
   const int32_t* extra_offsets;  // (n_extra,)
   const int8_t* extra_w;         // (n_extra, nr, 16, 4)

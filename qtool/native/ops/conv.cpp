@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "conv/conv.h"
-#include "runtime/memory.h"
 #include "runtime/op.h"
 
 namespace qtool {
@@ -140,8 +139,9 @@ class Conv final : public Op {
     a.threads = op.threads;
     read_constants(op);
     variant_ = &select_conv(a, op.isa);
-    packed_ = Memory(variant_->packed_bytes(a));
-    variant_->pack(a, packed_.data());
+    packed_bytes_ = variant_->packed_bytes(a);
+    packed_ = op.weights.take(packed_bytes_);
+    variant_->pack(a, packed_);
     a.w = nullptr;
     units_ = variant_->units(a);
     held_at_ = (variant_->scratch_bytes(a) + 63) / 64 * 64;
@@ -150,7 +150,7 @@ class Conv final : public Op {
   }
 
   void run(const Run& run) const noexcept override {
-    ConvCall call{&args_,  packed_.data(), run.at<uint8_t>(x_), nullptr, run.at<void>(y_),
+    ConvCall call{&args_,  packed_, run.at<uint8_t>(x_), nullptr, run.at<void>(y_),
                   nullptr, nullptr};
     if (residual_ >= 0) call.residual = run.at<uint8_t>(residual_);
     for (int i = 0; i < run.pool->threads(); ++i) *held(run, i) = -1;
@@ -164,7 +164,7 @@ class Conv final : public Op {
 
   const char* kernel() const noexcept override { return variant_->name; }
   size_t scratch_bytes() const noexcept override { return held_at_ + sizeof(int64_t); }
-  size_t packed_bytes() const noexcept override { return packed_.size(); }
+  size_t packed_bytes() const noexcept override { return packed_bytes_; }
   double cycles() const noexcept override { return cycles_; }
 
  private:
@@ -203,7 +203,8 @@ class Conv final : public Op {
   std::vector<float> scale_, float_bias_;
   std::vector<uint8_t> table_;
   const ConvVariant* variant_;
-  Memory packed_;
+  uint8_t* packed_;
+  size_t packed_bytes_;
   int64_t units_, grain_;
   size_t held_at_;  // in scratch memory
   double cycles_;

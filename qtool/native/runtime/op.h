@@ -11,6 +11,7 @@
 #include "isa.h"
 #include "runtime/program.h"
 #include "runtime/thread_pool.h"
+#include "runtime/weights.h"
 
 namespace qtool {
 
@@ -48,13 +49,14 @@ class Op {
 // One record while its op is made.
 class OpView {
  public:
-  OpView(const Program& program, const OpRecord& record, Isa isa, int threads)
-      : isa(isa), threads(threads), program_(program), record_(record) {
+  OpView(const Program& program, const OpRecord& record, Isa isa, int threads, Weights& weights)
+      : isa(isa), threads(threads), weights(weights), program_(program), record_(record) {
     consumed_.resize(record.inputs.size());
   }
 
   const Isa isa;  // the most that its kernels may use
   const int threads;
+  Weights& weights;  // as long as the op is
 
   // Checks how many of each the record has; inputs and outputs may be absent (-1) all the same.
   void counts(size_t n_inputs, size_t n_outputs, size_t n_ints, size_t n_floats) const;

@@ -7,6 +7,7 @@ namespace qtool {
 namespace {
 
 constexpr int kMostThreads = 1024;
+constexpr size_t kMostExpected = size_t{256} << 20;
 
 // Of a run on one thread: waking others takes tens of microseconds.
 constexpr double kLeastCyclesToWake = 150e3;
@@ -25,6 +26,14 @@ double estimated_cycles(const Op& op, const Program& program, const OpRecord& re
   return 300 + bytes / 8;
 }
 
+size_t constant_bytes(const Program& program) noexcept {
+  size_t total = 0;
+  for (const Tensor& t : program.tensors) {
+    if (t.kind == Kind::kConstant) total += aligned(size_t(t.bytes)) + kAlign;
+  }
+  return std::min(total, kMostExpected);  // constants may share bytes
+}
+
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMostThreads) throw ProgramError("threads must be 1 to 1024");
   return threads;
@@ -36,10 +45,11 @@ Session::Session(const uint8_t* bytes, size_t n_bytes, Isa isa, int threads, Con
     : pool_(checked_threads(threads)) {
   const Program program = parse(bytes, n_bytes, source);
   arena_bytes_ = aligned(size_t(program.arena_bytes));
+  weights_ = std::make_unique<Weights>(constant_bytes(program));
   std::vector<char> kept(program.tensors.size());
   size_t scratch_bytes = 0;
   for (const OpRecord& record : program.ops) {
-    const OpView view(program, record, isa, pool_.threads());
+    const OpView view(program, record, isa, pool_.threads(), *weights_);
     try {
       ops_.push_back(make_op(record.opcode, view));
     } catch (const ProgramError& error) {

@@ -50,7 +50,8 @@ class Session {
   void run_ops(const Context& context, Pool& pool, double* op_seconds) const noexcept;
 
   std::vector<Tensor> inputs_, outputs_;
-  std::vector<Tensor> fed_;  // every tensor that lies in an input or output of the model
+  std::vector<Tensor> fed_;           // every tensor that lies in an input or output of the model
+  std::unique_ptr<Weights> weights_;  // of ops_
   std::vector<std::unique_ptr<Op>> ops_;
   std::vector<uint16_t> opcodes_;
   std::vector<int64_t> offsets_;  // of each tensor in the arena, or in constants_
