@@ -157,7 +157,16 @@ def load_statistics(path: str | None) -> Any:
     return found
 
 
-DATA_KEYS = ("data", "preprocess", "samples", "shuffle", "random", "label_key", "seed")
+DATA_DEFAULTS = {
+    "data": None, "preprocess": None, "samples": None, "shuffle": False, "random": False,
+    "label_key": "y", "seed": 0,
+}  # fmt: skip
+DATA_KEYS = tuple(DATA_DEFAULTS)
+
+
+def unusual(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what data_options gave, without what is their default."""
+    return {key: given[key] for key, usual in DATA_DEFAULTS.items() if given[key] != usual}
 
 
 def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any:

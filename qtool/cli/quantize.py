@@ -7,6 +7,7 @@ import click
 
 from qtool.cli import options
 from qtool.cli.options import Registered
+from qtool.cli.recipe import finish, recipe_options
 
 STAGE = "qtool.stages.quantize"
 
@@ -77,11 +78,12 @@ STAGE = "qtool.stages.quantize"
               help="Exit 3 when less than this share of the MACs computes in integers.")
 @click.option("--check/--no-check", default=None,
               help="Run the result once in onnxruntime.  [default: up to 1 GB]")
+@recipe_options
 @options.threads_option
 @options.json_option
 @options.verbosity_options
 def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
-             exclude_from, layers_from, **rest):
+             exclude_from, layers_from, replayed, save_recipe, **rest):
     """Quantize weights and activations to integers.
 
     q = saturate(round(real / scale) + zero_point). Prints what is covered and why the rest is not.
@@ -97,7 +99,8 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
 
     rest["exclude"] += exclude_from
     rest["layers"] = layers_from + rest["layers"]
-    chosen = {key: rest.pop(key) for key in set(rest) - set(options.DATA_KEYS)}
+    samples = {key: rest[key] for key in options.DATA_KEYS}
+    chosen = {key: rest.pop(key) for key in set(rest) - set(samples)}
     Options(**chosen)  # fails on a contradiction before anything is read
     options.check_json(as_json, output)
     model = formats.load(input_)
@@ -108,5 +111,6 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
     show_coverage(covered)
     covered.require(min_coverage)
     formats.save(result, output)
+    finish(replayed, save_recipe, model=model, result=result, samples=samples)
     if as_json:
         options.print_json(covered.to_json())

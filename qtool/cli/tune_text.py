@@ -47,12 +47,11 @@ def run(path: str, output: str, executor: str | None, **given: Any) -> Tuning:
 
     pool = None if executor is None else load_function(executor)()
     sampling = {key: given.pop(key) for key in options.DATA_KEYS}
-    data = sampling.pop("data")
+    opened = options.unusual(sampling)
+    data = opened.pop("data")
     chosen = {key: given.pop(key) for key in QUANTIZE_KEYS}
     usual = {"range": "mse", "per_channel": True, "exclude": ()}
     kept = {key: value for key, value in chosen.items() if value != usual[key]}
-    plain = {"samples": None, "shuffle": False, "random": False, "label_key": "y", "seed": 0}
-    opened = {k: v for k, v in sampling.items() if v != plain.get(k)}
     return tune(
         formats.load(path), data=data, output=output, executor=pool, name=path, sampling=opened,
         options=kept, progress=track, **given,

@@ -164,7 +164,7 @@ class Preprocess:
     def describe(self, *, pictures: bool) -> str:
         """Return what is done in words; resizing and cropping only for pictures."""
         parts = [self.layout] if self.layout else []
-        parts.append(self.channels)
+        parts += [self.channels] if self.layout or pictures else []  # else it may be no picture
         if pictures and self.resize is not None:
             to = (
                 f"shorter side {self.resize}"

@@ -130,5 +130,7 @@ def ending(path: str | os.PathLike[str]) -> str:
     kind = Path(path).suffix.lower()
     if kind not in ENDINGS:
         found = f"ends in {kind!r}" if kind else "has no ending"
+        if Path(path).is_dir():
+            found = "is a folder"
         raise UsageError(f"{os.fspath(path)} {found}; a model file ends in {' or '.join(ENDINGS)}")
     return kind

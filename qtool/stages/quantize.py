@@ -225,7 +225,10 @@ def _calibrated(
         )
     more = {} if progress is None else {"progress": progress}
     gram = options.rounding != "nearest" and _gram_bytes(model) <= GRAM_BYTES
-    return calibrate(model, data=data, threads=threads, gram=gram, **more)
+    # A node that stays in float does not pass on the range of what it reads any more.
+    partly = options.only or options.exclude or options.layers
+    tensors = ("*",) if partly else None
+    return calibrate(model, data=data, threads=threads, gram=gram, tensors=tensors, **more)
 
 
 def _gram_bytes(model: Model) -> int:

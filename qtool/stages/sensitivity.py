@@ -18,7 +18,7 @@ from qtool.stages._causes import Cause, cause_of
 from qtool.stages._measure import Measured, measure_alone, measure_together
 from qtool.stages._noise import Noise, cumulative, noise_of
 from qtool.stages.calibrate import calibrate, untracked
-from qtool.stages.evaluate import available_cores
+from qtool.stages.evaluate import available_cores, common_inputs
 from qtool.stages.quantize import quantize
 
 log = logging.getLogger("qtool")
@@ -117,6 +117,7 @@ def sensitivity(
 
     Raises:
         UsageError: the reference is missing, or there are neither statistics nor data.
+        DataError: model and reference take different inputs.
         UnsupportedError: no layer of the model can be paired with one of the reference.
     """
     held = None if data is None else hold(data, MOST_SAMPLES)
@@ -133,6 +134,7 @@ def _both(
         if reference is None:
             raise UsageError("the model is quantized: give the float one with --reference")
         _paired(model, reference)  # before anything is run
+        common_inputs(model, reference)
         known = reference
         if held is None and known.statistics is None and _is_of(model.statistics, reference):
             known = replace(reference, statistics=model.statistics)

@@ -139,6 +139,7 @@ NO_MODELS = {
     "missing.qtm": (None, "there is no such file"),
     "folder.onnx": ("folder", "it is a folder"),
     "folder.qtm": ("folder", "it is a folder"),
+    "folder": ("folder", "folder is a folder; a model file ends in .onnx or .qtm"),
     "empty.onnx": (b"", "is empty"),
     "empty.qtm": (b"", "is empty"),
     "half.onnx": (matmul()[:90], "truncated"),
@@ -169,7 +170,7 @@ def test_what_is_no_model_is_named_and_refused(refused, given, tmp_path, command
         path.write_bytes(content)
     before, after = MODELS_IN[command]
 
-    line = refused(f"{before} {path} {after}", 2 if name == "model.pt" else 1)
+    line = refused(f"{before} {path} {after}", 2 if name in ("model.pt", "folder") else 1)
 
     assert str(path) in line
     assert found in line
@@ -608,7 +609,7 @@ def test_what_is_not_used_is_said(cli, given, tmp_path, monkeypatch, typed, foun
     ("output", "code", "found"),
     [
         ("{tmp}/none/m.qtm", 1, "there is no folder"),
-        ("{tmp}", 2, "has no ending"),
+        ("{tmp}", 2, "is a folder"),
         ("{tmp}/folder.qtm", 1, "it is a folder"),
         ("m.pt", 2, "a model file ends in .onnx or .qtm"),
         ("{tmp}/" + "a" * 300 + ".qtm", 1, "File name too long"),

@@ -291,3 +291,24 @@ def test_patterns_of_a_file_are_excluded(net, tmp_path, cli):
     assert done.exit_code == 0, done.stderr
     found = weight_types(formats.load(tmp_path / "q.onnx"))
     assert list(found.values())[:2] == ["int4", "float"]
+
+
+@pytest.mark.parametrize("options", [{"only": ("Conv",)}, {"exclude": ("MaxPool",)}])
+def test_calibration_on_the_way_sees_what_a_selection_needs(rng, tmp_path, options):
+    """The MaxPool in float passes no range on: the Conv behind it needs one of its own."""
+    model = model_of(
+        """
+        net (float[1, 4, 8, 8] x, float[4,4,1,1] w) => (float[1, 4, 4, 4] y) {
+            p = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x)
+            c = Conv(p, w)
+            y = Relu(c)
+        }
+        """,
+        w=rng.normal(size=(4, 4, 1, 1)).astype(np.float32),
+    )
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(4, 4, 8, 8)).astype(np.float32))
+    data = open_samples(str(tmp_path / "x.npz"), model.inputs())
+
+    result = quantize(model, data=data, threads=1, **options)
+
+    assert coverage(result).by_macs.fraction == 1

@@ -3,12 +3,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from quant.graphs import conv_net, model_of
 
 from qtool import formats
 from qtool.data import open_samples
-from qtool.errors import UnsupportedError, UsageError
+from qtool.errors import DataError, UnsupportedError, UsageError
 from qtool.quant.pairs import pairs
 from qtool.runtime.ort import OrtSession
 from qtool.stages._causes import _of_weights, _tail, _widened
@@ -182,6 +183,15 @@ def test_an_output_behind_a_sigmoid_is_a_tail(rng, tmp_path):
 def test_a_quantized_model_needs_its_float_one(net):
     with pytest.raises(UsageError, match="give the float one with --reference"):
         sensitivity(quantize(net.model, data=net.samples), data=net.samples)
+
+
+def test_a_float_model_of_other_inputs_is_refused_before_anything_is_run(net):
+    quantized = quantize(net.model, data=net.samples, threads=1)
+    wide = net.model.copy()
+    wide.graph.inputs[0].shape = ir.Shape([1, 3, 9, 9])
+
+    with pytest.raises(DataError, match=r"the model takes x: .*, the reference x: "):
+        sensitivity(quantized, reference=wide, data=net.samples, threads=1)
 
 
 def test_without_statistics_and_data_there_is_nothing_to_tell_from(net):
