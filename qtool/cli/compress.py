@@ -51,18 +51,22 @@ def compress(input_, output, maximal, plot, recipe, threads, as_json, only, excl
 
     options.check_json(as_json, output)
     given = (max_drop, target_size, target_ratio)
+    sampling = {key: rest[key] for key in options.DATA_KEYS if key not in ("data", "random")}
+    sampling = {key: value for key, value in sampling.items() if value}
     if recipe and given == (None, None, None):
-        model = stage.replay(formats.load(input_), stage.load_recipe(recipe), threads=threads)
+        model = stage.replay(
+            formats.load(input_), stage.load_recipe(recipe), data=rest["data"], threads=threads,
+            calibration=calibration, sampling=sampling, progress=track,
+        )
         stage.write(model, output, max=maximal, threads=threads)
         return
     budget = stage.Budget(*given)
     if rest["data"] is None:
         raise UsageError("the layers are measured and models evaluated on samples: give --data")
-    sampling = {key: rest[key] for key in options.DATA_KEYS if key not in ("data", "random")}
     found = stage.compress(
         formats.load(input_), data=rest["data"], output=output, budget=budget, only=only,
         exclude=exclude, trials=trials, max=maximal, threads=threads, progress=track,
-        calibration=calibration, sampling={k: v for k, v in sampling.items() if v},
+        calibration=calibration, sampling=sampling,
     )
     show_trials(found)
     if recipe:

@@ -20,6 +20,7 @@ from qtool.passes.opset import raise_opset
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.sizes import tensor_bytes
+from qtool.stages._followed import Follower, followed, shift, some
 from qtool.stages._options import changed, drawn
 from qtool.stages._probe import by_probes, by_variance, variance
 from qtool.stages._refit import refit
@@ -29,10 +30,13 @@ from qtool.stages.calibrate import Progress, untracked
 log = logging.getLogger("qtool")
 
 METHODS = ("kmeans", "grid")
-MIN_SIZE = 256  # weights; below, a table costs more than it saves
+MIN_SIZE = 256  # weights; below, a codebook costs more than it saves
+MIN_GRID = 64  # weights; below, a DequantizeLinear costs more than it saves
 MAX_BITS = 8.0
 TOLERANCE = 0.004  # of a size that is aimed at
 DEPTHWISE_BITS = 8.0
+FINE = 1 / 16  # of the slope, for layers below MIN_SIZE: their bits hardly count
+TURNS = 3  # slopes tried for a size, layer after layer
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def cluster(
     kmeans: at most 2**bits or `clusters` float32 values a tensor; on a quantized model integers
     of its grid. grid: int8 with a DequantizeLinear, rounded for the bits that an entropy coder
     needs. With Gram statistics every weight makes up for the errors of those before it. data
-    (samples) measures how much each layer matters; without, relative output errors count alike.
+    (samples) measures how much each layer matters, and on grids what each layer can make up for
+    of those before it; without, relative output errors count alike.
 
     Raises:
         UsageError: an option is unknown or contradicts another.
@@ -89,8 +94,9 @@ def cluster(
     """
     chosen = Options(**options)
     layers = clusterable(model, chosen)
-    sensitivity = sensitivities(model, layers, data, progress)
-    work = Clustering(model, layers, sensitivity, chosen, threads or 1)
+    samples = some(data)
+    sensitivity = sensitivities(model, layers, samples, progress)
+    work = Clustering(model, layers, sensitivity, chosen, threads or 1, samples, progress)
     step = {**changed(chosen), **drawn(data)}
     result = work.best(lambda made: made.then("cluster", step))
     check_runs(result)
@@ -103,12 +109,13 @@ def clusterable(model: Model, options: Options) -> list[WeightLayer]:
     Raises:
         UnsupportedError: there is none, or a grid is asked for where there is one.
     """
-    found = weight_layers(model, options.only, options.exclude, min_size=MIN_SIZE)
+    least = MIN_GRID if options.method == "grid" else MIN_SIZE
+    found = weight_layers(model, options.only, options.exclude, min_size=least)
     if options.method == "grid":
         found = [layer for layer in found if layer.integer is None]
     if not found:
         raise UnsupportedError(
-            f"no constant weight of {MIN_SIZE} elements or more can be clustered; "
+            f"no constant weight of {least} elements or more can be clustered; "
             "`qtool inspect` shows what is in the model"
         )
     blind = sum(not layer.has_gram for layer in found)
@@ -125,12 +132,24 @@ def sensitivities(
     model: Model, layers: Sequence[WeightLayer], data: Any, progress: Progress = untracked
 ) -> dict[str, float]:
     """Return the cost of one unit of output error for each layer, by its name."""
-    usable = data is not None and hasattr(data, "__getitem__") and len(data) > 0
+    usable = data is not None and len(data) > 0
     floats = [layer for layer in layers if layer.integer is None]
     found = by_variance(layers)
     if usable and len(floats) == len(layers):
         found = by_probes(model, layers, data, progress)
     return found
+
+
+Named = Callable[[Model, float], Model]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A model of a size: its slope (of codebooks the bits), and the bytes of the packed file."""
+
+    level: float
+    n_bytes: int
+    model: Model
 
 
 class Clustering:
@@ -143,8 +162,11 @@ class Clustering:
         sensitivity: Mapping[str, float],
         options: Options,
         threads: int,
+        samples: Sequence[Any] = (),
+        progress: Progress = untracked,
     ) -> None:
-        """Take what stays the same for all budgets."""
+        """Take what stays the same for all budgets; the samples are what layers make up by."""
+        self._samples, self._progress = samples, progress
         self._model, self._layers, self._options = model, layers, options
         self._sensitivity, self._threads = sensitivity, threads
         self._weights = sum(layer.size for layer in layers)
@@ -154,46 +176,81 @@ class Clustering:
         """Return the model that the options ask for; named adds to its history."""
         options = self._options
         if options.target_ratio is not None:
-            return self.at_size(float_bytes(self._model) / options.target_ratio, named=named)
+            wanted = float_bytes(self._model) / options.target_ratio
+            found = self.sized(wanted, named=lambda made, _: named(made))
+            check_size(found.n_bytes, wanted)
+            return found.model
         if options.method == "grid":
-            return named(self.at_bits(options.bits or MAX_BITS))
+            return named(self.final(self._of_bits(options.bits or MAX_BITS)))
         return named(self.shared(options.bits or float(np.log2(options.clusters or 256))))
 
-    def at_size(
-        self, wanted: float, *, max: bool = False, named: Callable[[Model], Model] = replace
-    ) -> Model:
-        """Return the model whose packed file, with --max or not, has just under `wanted` bytes."""
-        made: dict[float, Model] = {}
-        sizes: dict[float, int] = {}
+    def at_size(self, wanted: float, *, max: bool = False) -> Model:
+        """Return the model whose packed file, with --max or not, has just under `wanted` bytes.
+
+        Raises:
+            UnsupportedError: there is none so small.
+        """
+        found = self.sized(wanted, max=max)
+        check_size(found.n_bytes, wanted)
+        return found.model
+
+    def sized(self, wanted: float, *, max: bool = False, named: Named = lambda m, _: m) -> Sized:
+        """Return the model whose packed file has just under `wanted` bytes, or the smallest found.
+
+        named adds to the history of a model, given the slope, or the bits of codebooks.
+        """
+        made: dict[float, Sized] = {}
+        grid = self._options.method == "grid"
 
         def size(x: float) -> float:
-            made[x] = named(self.on_grid(2**-x) if grid else self.shared(x))
-            bare = replace(made[x], statistics=None)
-            sizes[x] = packed_size(bare, max=max, threads=self._threads)
-            log.debug("%.3f: %d bytes, %d wanted", x, sizes[x], wanted)
-            return float(sizes[x])
+            made[x] = self._packed(x, self._at(x), max, named)
+            log.debug("%.3f: %d bytes, %d wanted", x, made[x].n_bytes, wanted)
+            return float(made[x].n_bytes)
 
-        grid = self._options.method == "grid"
         start = self.start(wanted) if grid else self._bits(wanted)
-        slope = self._weights / 8 / (2 if grid else 1)
-        found = solve(size, wanted, start, slope=slope, tolerance=TOLERANCE)
-        check_size(sizes[found], wanted)
-        return made[found]
+        rate = self._weights / 8 / (2 if grid else 1)
+        x = solve(size, wanted, start, slope=rate, tolerance=TOLERANCE)
+        if not grid or not self._samples or made[x].n_bytes > wanted:
+            return made[x]
+        for _ in range(TURNS):
+            found = self._packed(x, self.final(2**-x), max, named)
+            if found.n_bytes <= wanted:
+                return found
+            x -= (found.n_bytes - wanted * (1 - TOLERANCE / 2)) / rate
+        return min(made.values(), key=lambda one: (one.n_bytes > wanted, wanted - one.n_bytes))
+
+    def _at(self, x: float) -> Model:
+        return self.on_grid(2**-x) if self._options.method == "grid" else self.shared(x)
+
+    def _packed(self, x: float, model: Model, max: bool, named: Named) -> Sized:
+        level = 2**-x if self._options.method == "grid" else x
+        made = named(model, level)
+        bare = replace(made, statistics=None)
+        return Sized(level, packed_size(bare, max=max, threads=self._threads), made)
+
+    def final(self, slope: float) -> Model:
+        """Return the model on the grids of this slope: in turn where there are samples."""
+        return self.in_turn(slope) if self._samples else self.on_grid(slope)
 
     def _bits(self, n_bytes: float) -> float:
         return min(max(n_bytes * 8 / max(self._weights, 1), 1.0), MAX_BITS)
 
-    def at_bits(self, bits: float) -> Model:
-        """Return the model on grids of so many bits a weight on average."""
-        made: dict[float, list[Grid]] = {}
+    def _of_bits(self, bits: float) -> float:
+        """Return the slope of grids of so many bits a weight on average.
+
+        Layers below MIN_SIZE do not count, unless there are no others: tables are most of theirs.
+        """
+        counted = [layer.size >= MIN_SIZE for layer in self._layers]
+        if not any(counted):
+            counted = [True] * len(counted)
+        weights = sum(x.size for x, counts in zip(self._layers, counted, strict=True) if counts)
 
         def size(x: float) -> float:
-            made[x] = self.grids(2**-x)
-            return sum(grid.bits for grid in made[x]) / self._weights
+            grids = zip(self.grids(2**-x), counted, strict=True)
+            return sum(grid.bits for grid, counts in grids if counts) / weights
 
         start = 2 * bits + self._offset()
-        found = solve(size, bits, start, slope=0.5, tolerance=TOLERANCE)
-        return self._placed(made[found])
+        return float(2 ** -solve(size, bits, start, slope=0.5, tolerance=TOLERANCE))
 
     def start(self, n_bytes: float) -> float:
         """Return -log2 of about the slope that makes a file of so many bytes."""
@@ -215,27 +272,55 @@ class Clustering:
         per_weight = float(np.mean(layer.rows**2)) * float(pivots.mean())
         return max(per_weight * self._sensitivity[layer.name], 1e-300)
 
+    def _price(self, layer: WeightLayer, slope: float) -> float:
+        """Return the slope in the layer's output error; the smallest layers get two bits more."""
+        fine = FINE if layer.size < MIN_SIZE else 1.0
+        return fine * slope / self._sensitivity[layer.name]
+
     def grids(self, slope: float) -> list[Grid]:
         """Return every layer on the grid of this slope, in cost at the outputs per bit."""
         return list(self._pool.map(
             lambda layer: to_grid(
-                layer.rows, layer.hessian, slope / self._sensitivity[layer.name], zeros(layer)
+                layer.rows, layer.hessian, self._price(layer, slope), zeros(layer)
             ),
             self._layers,
         ))  # fmt: skip
 
     def on_grid(self, slope: float) -> Model:
         """Return the model on the grids of this slope."""
-        return self._placed(self.grids(slope))
-
-    def _placed(self, grids: Sequence[Grid]) -> Model:
-        result = raise_opset(self._model, 13) if opset(self._model) < 13 else self._model.copy()
+        result = self._opened()
         edit, copies = Edit(result), self._copies(result)
-        for layer, grid in zip(copies, grids, strict=True):
+        for layer, grid in zip(copies, self.grids(slope), strict=True):
             edit.bias(layer, layer.rows - grid.rows)
             edit.grid(layer, grid.integers, grid.steps)
         edit.round_biases(copies)
         return result
+
+    def in_turn(self, slope: float) -> Model:
+        """Return the model on the grids of this slope, layer after layer.
+
+        Each layer's weights and bias first make up for what the samples say that the compressed
+        ones before it did to its output.
+        """
+        result = self._opened()
+        edit, copies = Edit(result), self._copies(result)
+        follower = Follower(self._model, self._samples, self._threads)
+        pairs = list(zip(self._layers, copies, strict=True))
+        for layer, copy in self._progress(pairs, "compressing in turn", len(pairs)):
+            found = follower.of(result, layer)
+            rows = layer.rows if found is None else followed(layer, found)
+            grid = to_grid(rows, layer.hessian, self._price(layer, slope), zeros(layer))
+            if found is None:
+                edit.bias(copy, rows - grid.rows)
+            else:
+                edit.add_bias(copy, shift(layer, grid.rows, found))
+            edit.grid(copy, grid.integers, grid.steps)
+        edit.round_biases(copies)
+        return result
+
+    def _opened(self) -> Model:
+        """Return a copy that may hold a DequantizeLinear with an axis."""
+        return raise_opset(self._model, 13) if opset(self._model) < 13 else self._model.copy()
 
     def shared(self, bits: float) -> Model:
         """Return the model with codebooks of so many bits on average, by sensitivity."""
@@ -296,7 +381,7 @@ class Clustering:
     def _copies(self, result: Model) -> list[WeightLayer]:
         """Return the layers of a copy of the model, in the order of mine."""
         wanted = {layer.name: i for i, layer in enumerate(self._layers)}
-        found = [x for x in weight_layers(result, min_size=MIN_SIZE) if x.name in wanted]
+        found = [x for x in weight_layers(result, min_size=MIN_GRID) if x.name in wanted]
         for layer in found:
             layer.hessian = self._layers[wanted[layer.name]].hessian
         return sorted(found, key=lambda layer: wanted[layer.name])

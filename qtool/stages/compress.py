@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from qtool import formats
-from qtool.compress.budget import solve
-from qtool.data.held import hold
 from qtool.errors import CheckFailed, DataError, UnsupportedError, UsageError
-from qtool.formats import packed_size
 from qtool.formats.atomic import replacing
 from qtool.model import Json, Model, fingerprint
 from qtool.runtime.trial import check_runs
 from qtool.stages import _plot
+from qtool.stages._followed import some
 from qtool.stages._options import changed
 from qtool.stages._trials import Journal, key_of
 from qtool.stages.calibrate import Progress, calibrate, untracked
 from qtool.stages.cluster import (
     Clustering,
     Options,
+    Sized,
     check_size,
     clusterable,
     float_bytes,
@@ -34,13 +33,11 @@ from qtool.stages.evaluate import evaluate, samples_for
 log = logging.getLogger("qtool")
 
 MOST_TRIALS = 10
-HELD = 24  # samples that tell how much each layer's error matters
 EVERY = 4  # of one data set, each EVERY-th sample calibrates and the others measure
 FIRST_RATIO = 6.0
 STEP = 1.25  # of the size, while no trial fails, or none passes
 NEAR = 1.02  # sizes so near each other end the search
-SIZE_TOLERANCE = 0.004
-VERSION = 1
+VERSION = 2  # 2: layers make up for those before them
 
 
 @dataclass(frozen=True)
@@ -139,29 +136,48 @@ def compress(
     return search.result()
 
 
-def replay(model: Model, recipe: Mapping[str, Json], *, threads: int | None = None) -> Model:
-    """Return the model compressed as a recipe says, without any data.
+def replay(
+    model: Model,
+    recipe: Mapping[str, Json],
+    *,
+    data: str | None = None,
+    calibration: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    progress: Progress = untracked,
+) -> Model:
+    """Return the model compressed as a recipe says: the same bytes as then, given the same samples.
+
+    Where layers made up for those before them, and where the model has no Gram statistics, that
+    needs the samples again: data and calibration as in compress.
 
     Raises:
         DataError: it is no recipe, or of another model.
+        UsageError: it needs samples, and there are none.
     """
     try:
         known = recipe["format"] == "qtool recipe" and recipe["version"] <= VERSION
         slope, sensitivity = float(recipe["slope"]), dict(recipe["sensitivity"])
         only, exclude = (tuple(recipe["options"].get(k, ())) for k in ("only", "exclude"))
+        followed = int(recipe.get("followed", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"this is no recipe of qtool compress: {error}") from error
+    if not known or not 0 < slope < float("inf"):
+        raise DataError("the recipe does not fit the model: its version or slope is wrong")
+    if data is None and calibration is None and followed:
+        raise UsageError(
+            f"the recipe was made with {followed} samples that layers make up for each other on: "
+            "give --data, and --calibration, as then"
+        )
     options = Options(method="grid", bits=8, only=only, exclude=exclude)
-    layers = clusterable(model, options)
-    missing = [layer.name for layer in layers if layer.name not in sensitivity]
-    if not known or missing or not 0 < slope < float("inf"):
-        why = f"layer {missing[0]!r} is not in it" if missing else "its version or slope is wrong"
-        raise DataError(f"the recipe does not fit the model: {why}")
-    if all(not layer.has_gram for layer in layers):
-        log.warning("the model has no Gram statistics: the result is worse than the recipe's")
-    result = Clustering(model, layers, sensitivity, options, threads or 1).on_grid(slope)
+    work = _Work(
+        model, data or calibration, calibration, dict(sampling or {}), threads, progress
+    )  # fmt: skip
+    work.prepare(options, sensitivity, follow=followed > 0)
+    result = work.clustering.final(slope)
     check_runs(result)
-    return result.then("compress", {**recipe["options"], "slope": slope})
+    bare = replace(result, statistics=None)
+    return bare.then("compress", {**recipe["options"], "slope": slope})
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Json]:
@@ -172,36 +188,63 @@ class _Work:
     """The model with its statistics, its layers, and what their errors cost."""
 
     def __init__(
-        self, model: Model, data: str, calibration: str | None, sampling: dict[str, Any],
+        self, model: Model, data: str | None, calibration: str | None, sampling: dict[str, Any],
         threads: int | None, progress: Progress,
     ) -> None:  # fmt: skip
         self.model, self.threads, self.progress = model, threads or 1, progress
         grams = model.statistics is not None and bool(model.statistics.grams)
         self._learn, self._measure = calibration or data, data
-        if not grams and calibration is None:
+        if not grams and calibration is None and data is not None:
             log.info("each %dth sample calibrates, the others measure", EVERY)
             self._learn, self._measure = f"{data}[::{EVERY}]", f"{data}[!::{EVERY}]"
         self.apart = self._learn != self._measure
         self._calibrated, self._sampling = grams, sampling
         self.options = Options(method="grid", bits=8)
         self.sensitivity: dict[str, float] = {}
+        self.n_followed = 0
         self.clustering: Clustering
 
-    def prepare(self, options: Options) -> None:
-        """Calibrate where that is needed; measure how much layers matter."""
+    def prepare(
+        self, options: Options, known: dict[str, float] | None = None, *, follow: bool = True
+    ) -> None:
+        """Calibrate where that is needed; measure how much layers matter, where it is not known.
+
+        Raises:
+            DataError: what is known is of other layers.
+            UnsupportedError: there is nothing to compress.
+        """
         self.options = options
-        learned = samples_for(self.model, data=self._learn, metric="agreement", **self._sampling)
-        if not self._calibrated:
-            self.model = calibrate(
-                self.model, data=learned, gram=True, threads=self.threads, progress=self.progress
-            )
+        held = []
+        if self._learn is not None:
+            learned = samples_for(
+                self.model, data=self._learn, metric="agreement", **self._sampling
+            )  # fmt: skip
+            if not self._calibrated:
+                self.model = calibrate(
+                    self.model, data=learned, gram=True, threads=self.threads,
+                    progress=self.progress,
+                )  # fmt: skip
+            held = some(learned)
         layers = clusterable(self.model, options)
         if any(layer.integer is not None for layer in layers):
             raise UnsupportedError("some weights are integers already: compress the float model")
-        held = hold(learned, HELD)
-        self.sensitivity = sensitivities(self.model, layers, held, self.progress)
-        self.clustering = Clustering(self.model, layers, self.sensitivity, options, self.threads)
-        self.samples = samples_for(self.model, data=self._measure, **self._sampling)
+        missing = [layer.name for layer in layers if known is not None and layer.name not in known]
+        if missing:
+            raise DataError(
+                f"the recipe does not fit the model: layer {missing[0]!r} is not in it"
+            )  # fmt: skip
+        if known is not None and all(not layer.has_gram for layer in layers):
+            log.warning("the model has no Gram statistics: the result is worse than the recipe's")
+        self.sensitivity = known or sensitivities(self.model, layers, held, self.progress)
+        self.n_followed = len(held) if follow else 0
+        self.clustering = Clustering(
+            self.model, layers, self.sensitivity, options, self.threads,
+            held if follow else (), self.progress,
+        )  # fmt: skip
+
+    def samples(self) -> Any:
+        """Return the samples that measure."""
+        return samples_for(self.model, data=self._measure, **self._sampling)
 
     def facts(self) -> list[Any]:
         """Return what trials depend on, but for the slope."""
@@ -219,6 +262,7 @@ class _Search:
     ) -> None:
         self._work, self._budget, self._output, self._most = work, budget, output, most
         self._asked, self._max = asked, bool(asked.get("max"))
+        self._samples = work.samples()
         self._journal = Journal(output.with_name(output.name + ".trials"))
         self._full = float_bytes(work.model)
         self._trials: dict[float, Trial] = {}
@@ -230,18 +274,22 @@ class _Search:
         budget = self._budget
         if budget.max_drop is None:
             wanted = budget.target_size or self._full / (budget.target_ratio or 1)
-            slope, n_bytes, candidate = self._of_size(wanted)
-            check_size(n_bytes, wanted)
-            self._try(slope, n_bytes, candidate)
+            found = self._of_size(wanted)
+            check_size(found.n_bytes, wanted)
+            self._try(found)
             return
         low, high = 0.0, float("inf")  # sizes: the largest that fails, the smallest that passes
         wanted = self._full / FIRST_RATIO
         for _ in range(self._most):
-            slope, n_bytes, candidate = self._of_size(wanted)
-            if self._try(slope, n_bytes, candidate).passed:
-                high = min(high, n_bytes)
+            candidate = self._of_size(wanted)
+            if candidate.n_bytes > wanted and not self._trials:  # none is so small: begin above
+                candidate = self._of_size((candidate.n_bytes * self._full) ** 0.5)
+            if candidate.level in self._trials:
+                break  # there is none smaller
+            if self._try(candidate).passed:
+                high = min(high, candidate.n_bytes)
             else:
-                low = max(low, n_bytes)
+                low = max(low, candidate.n_bytes)
             if low == 0:
                 wanted = high / STEP
             elif high == float("inf"):
@@ -251,24 +299,18 @@ class _Search:
             if high < low * NEAR or wanted > self._full:
                 break
 
-    def _of_size(self, wanted: float) -> tuple[float, int, Model]:
-        """Return slope, bytes and model of the largest file of at most `wanted` bytes."""
-        made: dict[float, tuple[int, Model]] = {}
-        clustering, weights = self._work.clustering, self._full / 4
+    def _of_size(self, wanted: float) -> Sized:
+        """Return the largest file of at most `wanted` bytes; its statistics are done with."""
 
-        def size(x: float) -> float:
-            step = {**self._asked, "slope": 2**-x}
-            bare = replace(clustering.on_grid(2**-x), statistics=None)
-            candidate = bare.then("compress", step)
-            made[x] = packed_size(candidate, max=self._max, threads=self._work.threads), candidate
-            return float(made[x][0])
+        def named(model: Model, slope: float) -> Model:
+            bare = replace(model, statistics=None)
+            return bare.then("compress", {**self._asked, "slope": slope})
 
-        start = clustering.start(wanted)
-        x = solve(size, wanted, start, slope=weights / 16, tolerance=SIZE_TOLERANCE)
-        return 2**-x, *made[x]
+        return self._work.clustering.sized(wanted, max=self._max, named=named)
 
-    def _try(self, slope: float, n_bytes: int, candidate: Model) -> Trial:
+    def _try(self, sized: Sized) -> Trial:
         """Evaluate a model, and keep it where it is the best so far."""
+        slope, n_bytes, candidate = sized.level, sized.n_bytes, sized.model
         key = key_of(self._work.facts(), slope, self._max, self._budget.max_drop)
         entry = self._journal.found.get(key)
         if entry is None:
@@ -298,7 +340,7 @@ class _Search:
 
     def _evaluated(self, candidate: Model, slope: float, n_bytes: int) -> dict[str, Any]:
         report = evaluate(
-            candidate, data=self._work.samples, reference=self._work.model,
+            candidate, data=self._samples, reference=self._work.model,
             threads=self._work.threads, progress=self._work.progress,
         )  # fmt: skip
         drop = report.drop
@@ -330,7 +372,7 @@ class _Search:
             )
         recipe = {
             "format": "qtool recipe", "version": VERSION, "method": "grid", "slope": slope,
-            "options": dict(self._asked), "bytes": n_bytes,
+            "options": dict(self._asked), "bytes": n_bytes, "followed": self._work.n_followed,
             "sensitivity": self._work.sensitivity,
             "layers": [_layer(grid, layer) for grid, layer in self._work.clustering.pairs(slope)],
         }  # fmt: skip

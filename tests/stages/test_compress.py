@@ -68,10 +68,28 @@ def test_a_recipe_gives_the_same_weights(network, data, tmp_path):
     found = compress(network[0], data=data, output=tmp_path / "a.qtm", budget=budget)
     stage.save_recipe(found.recipe, tmp_path / "r.json")
 
-    again = stage.replay(network[0], stage.load_recipe(tmp_path / "r.json"))
+    again = stage.replay(network[0], stage.load_recipe(tmp_path / "r.json"), data=data)
 
     names = found.model.graph.initializers
     assert all(np.array_equal(values(found.model, n), values(again, n)) for n in names)
+
+
+def test_a_recipe_makes_the_same_file_of_a_model_without_statistics(network, data, tmp_path):
+    bare, budget = replace(network[0], statistics=None), Budget(target_ratio=1.5)
+    found = compress(bare, data=data, output=tmp_path / "a.qtm", budget=budget)
+
+    again = stage.replay(bare, found.recipe, data=data)
+
+    stage.write(again, tmp_path / "b.qtm", max=False, threads=1)
+    assert (tmp_path / "a.qtm").read_bytes() == (tmp_path / "b.qtm").read_bytes()
+
+
+def test_a_recipe_says_that_it_needs_the_samples(network, data, tmp_path):
+    budget = Budget(target_ratio=1.6)
+    found = compress(network[0], data=data, output=tmp_path / "a.qtm", budget=budget)
+
+    with pytest.raises(UsageError, match="give --data"):
+        stage.replay(network[0], found.recipe)
 
 
 def test_statistics_are_made_when_there_are_none(network, data, tmp_path):
@@ -127,7 +145,7 @@ def test_the_command_writes_file_plot_and_recipe(network, data, tmp_path, cli):
     assert json.loads(result.stdout)["trials"][0]["chosen"]
     assert ElementTree.parse(tmp_path / "c.svg").getroot().tag.endswith("svg")
     replayed = cli("compress", "-i", tmp_path / "m.qtm", "--recipe", tmp_path / "r.json",
-                   "-o", tmp_path / "t.qtm")  # fmt: skip
+                   "--data", data, "-o", tmp_path / "t.qtm")  # fmt: skip
     assert replayed.exit_code == 0, replayed.stderr
     assert (tmp_path / "t.qtm").read_bytes() == (tmp_path / "s.qtm").read_bytes()
 
