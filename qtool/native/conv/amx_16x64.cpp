@@ -16,14 +16,17 @@ constexpr size_t kNearWeights = 32 << 10;  // of a panel, that stay in the first
 
 // What becomes of sums: any of epilogue.h; or bytes for which no product of a sum and its scale
 // comes near the ends of int32, without clamps beyond those of a byte; with them; with a residual.
-enum class Finish { kAny, kPlain, kClamped, kSum };
+// Plain ones are those of pack_plain().
+enum class Finish { kAny, kPlain, kClamped, kPlainSum, kSum };
 
 struct LinePanel {
   GemmTile tile;  // y and residual are those of pixel 0
   int64_t x_step;
-  int32_t rows;   // of a tile
-  int32_t whole;  // steps of kDepth in a segment
-  bool rest;      // and one of less
+  int32_t rows;        // of a tile
+  int32_t whole;       // steps of kDepth in a segment
+  bool rest;           // and one of less
+  const int8_t* next;  // weights to fetch meanwhile
+  int32_t next_lines;  // of 64 bytes, in each step
 };
 
 // Tiles 0 .. 3 are sums; 4 and 6 are pixels and weights of a whole step, 5 and 7 of the rest.
@@ -46,11 +49,14 @@ class Storing {
  public:
   static constexpr int kGroup = nb < 3 ? 4 / nb : 1;  // rows at a time
   static constexpr int kVectors = nb == 3 ? 3 : 4;
+  static constexpr bool kAdds = finish == Finish::kSum || finish == Finish::kPlainSum;
+  static constexpr bool kIsPlain = finish == Finish::kPlain || finish == Finish::kPlainSum;
 
   explicit Storing(const GemmTile& t)
       : v_(*t.epilogue),
         tile_(t),
         mask_(first_channels(t.channels)),
+        full_(nb == 4 && t.channels == 64),
         dense_(t.channels == nb * kLanes && t.y_pitch == t.channels) {
     for (int j = 0; j < nb; ++j) scale_[j] = _mm512_loadu_ps(t.scale + j * kLanes);
   }
@@ -63,6 +69,7 @@ class Storing {
 
   [[gnu::always_inline]] void advance(int32_t groups) noexcept {
     if (finish == Finish::kAny) return advance_any(groups);
+    if (nb == 4 && full_) return store_full(groups);
     for (; groups > 0 && left_ > 0; --groups, left_ -= kGroup) {
       store_group();
       sums_ += kGroup * nb * kLanes;
@@ -80,16 +87,47 @@ class Storing {
     left_ = 0;
   }
 
+  // Rows of 64 channels.
+  [[gnu::always_inline]] void store_full(int32_t n_rows) noexcept {
+    // Copies, for a byte that is stored could be anything's.
+    const VectorEpilogue v = v_;
+    const __m512 scale[4] = {scale_[0], scale_[nb > 1], scale_[nb > 2 ? 2 : 0], scale_[nb - 1]};
+    const int64_t y_pitch = tile_.y_pitch, residual_pitch = tile_.residual_pitch;
+    const int32_t end = n_rows < left_ ? n_rows : left_;
+    const int32_t* sums = sums_;
+    uint8_t* y = y_;
+    const uint8_t* residual = residual_;
+    for (int32_t row = 0; row < end; ++row, sums += 64, y += y_pitch, residual += residual_pitch) {
+      __m512i q[4];
+      if (kAdds) fetch_row(residual + kRows * residual_pitch);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const __m512i sum = _mm512_load_si512(sums + j * kLanes);
+        q[j] = kAdds ? steps_of_sum<true>(v, sum, scale[j], residual_of(v, residual + j * kLanes))
+                     : steps<true>(v, sum, scale[j]);
+      }
+      _mm512_storeu_si512(
+          y, kIsPlain ? pack_plain(q[0], q[1], q[2], q[3]) : pack_steps(v, q[0], q[1], q[2], q[3]));
+    }
+    sums_ = sums, y_ = y, residual_ = residual;
+    left_ -= end;
+  }
+
+  // Of the next tile: rows lie too far apart for the processor to foresee them.
+  static void fetch_row(const uint8_t* residual) noexcept {
+    _mm_prefetch(reinterpret_cast<const char*>(residual), _MM_HINT_T0);
+  }
+
   [[gnu::always_inline]] void store_group() noexcept {
     __m512i q[4];
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
       const int row = i / nb, block = i % nb;
       const __m512i sum = _mm512_load_si512(sums_ + i * kLanes);
-      if (finish == Finish::kSum) {
+      if (kAdds) {
         const auto few = __mmask16(row < left_ ? mask_ >> (block * kLanes) : 0);
         const uint8_t* r = residual_ + row * tile_.residual_pitch + block * kLanes;
-        q[i] = steps_of_sum<true>(v_, sum, scale_[block], _mm_maskz_loadu_epi8(few, r));
+        q[i] = steps_of_sum<true>(v_, sum, scale_[block], residual_of(v_, r, few));
       } else {
         q[i] = steps<true>(v_, sum, scale_[block]);
       }
@@ -99,10 +137,7 @@ class Storing {
 
   [[gnu::always_inline]] __m512i packed(const __m512i* q) const noexcept {
     const __m512i& last = q[kVectors - 1];
-    if (finish != Finish::kPlain) return pack_steps(v_, q[0], q[1], q[2], last);
-    const __m512i low = _mm512_packs_epi32(q[0], q[1]), high = _mm512_packs_epi32(q[2], last);
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+    return kIsPlain ? pack_plain(q[0], q[1], q[2], last) : pack_steps(v_, q[0], q[1], q[2], last);
   }
 
   [[gnu::always_inline]] void store_bytes_of(__m512i bytes) noexcept {
@@ -131,6 +166,7 @@ class Storing {
   const VectorEpilogue v_;
   const GemmTile& tile_;
   const __mmask64 mask_;
+  const bool full_;   // a row of sums is stored as a line of 64 bytes
   const bool dense_;  // rows of y follow each other
   __m512 scale_[nb];
   const int32_t* sums_ = nullptr;
@@ -178,34 +214,38 @@ template <int nb>
 // Weights are loaded for each tile.
 template <int nb>
 struct Streamed {
-  explicit Streamed(const LinePanel& panel) : panel_(panel) {
+  explicit Streamed(const LinePanel& panel) : panel_(panel), next_(panel.next) {
     const int32_t n_steps = panel.tile.n_segments * (panel.whole + (panel.rest ? 1 : 0));
     groups_ = (panel.rows + n_steps - 1) / n_steps;
   }
 
   template <class Storing>
-  [[gnu::always_inline]] void multiply(const uint8_t* x, int32_t* sums,
-                                       Storing& storing) const noexcept {
+  [[gnu::always_inline]] void multiply(const uint8_t* x, int32_t* sums, Storing& storing) noexcept {
     const GemmTile& t = panel_.tile;
     const int64_t x_step = panel_.x_step;
-    const int8_t* weights = t.w;
+    const int32_t next_lines = panel_.next_lines;
+    const int8_t *weights = t.w, *next = next_;
     begin_sums<nb>(t.bias);
     for (int32_t s = 0; s < t.n_segments; ++s) {
       const uint8_t* at = x + t.offsets[s];
       for (int32_t k = 0; k < panel_.whole; ++k, at += kDepth) {
         QTOOL_STEP(4, 6);
+        next = fetch(next, next_lines);
         storing.advance(groups_);
       }
       if (!panel_.rest) continue;
       QTOOL_STEP(5, 7);
+      next = fetch(next, next_lines);
       storing.advance(groups_);
     }
+    next_ = next;
     end_sums<nb>(sums);
   }
 
  private:
   const LinePanel& panel_;
-  int32_t groups_;  // to store in each step
+  const int8_t* next_;  // weights to fetch
+  int32_t groups_;      // to store in each step
 };
 
 // Weights of one block stay in tiles 1 .. n_steps, a step to a segment.
@@ -248,7 +288,7 @@ template <int nb, Finish finish, class Product>
 [[gnu::noinline]] void run_tiles(const LinePanel& panel, const PixelTile* tiles,
                                  int32_t n_tiles) noexcept {
   alignas(64) int32_t sums[2][kRows * nb * kLanes];
-  const Product product(panel);
+  Product product(panel);
   Storing<nb, finish> storing(panel.tile);
   for (int32_t i = 0; i < n_tiles; ++i) {
     product.multiply(tiles[i].x, sums[i % 2], storing);
@@ -272,10 +312,12 @@ Run runner(int blocks, int resident) noexcept {
 
 Run runner(const Epilogue& e, bool bounded, int blocks, int resident) noexcept {
   if (e.float_output || !bounded) return runner<Finish::kAny>(blocks, resident);
-  if (e.has_residual) return runner<Finish::kSum>(blocks, resident);
-  const bool plain = e.y_zero_point == 0 && e.y_min == 0 && e.y_max == 255;
-  return plain ? runner<Finish::kPlain>(blocks, resident)
-               : runner<Finish::kClamped>(blocks, resident);
+  if (packs_plain(e)) {
+    return e.has_residual ? runner<Finish::kPlainSum>(blocks, resident)
+                          : runner<Finish::kPlain>(blocks, resident);
+  }
+  return e.has_residual ? runner<Finish::kSum>(blocks, resident)
+                        : runner<Finish::kClamped>(blocks, resident);
 }
 
 PackedConv layout(const ConvArgs& a) noexcept {
@@ -300,9 +342,12 @@ class Runner {
 
   void run(int64_t begin, int64_t end) noexcept {
     const int64_t panels = int64_t{call_.args->groups} * packed_.n_panels;
+    const int64_t all = packed_.n_units(*call_.args);
     for (int64_t unit = begin; unit < end; ++unit) {
       if (unit == begin || unit % panels == 0) open(unit / panels);
-      run_panel(unit % panels);
+      // As in amx.cpp.
+      const bool first_block = unit / panels == begin / panels;
+      run_panel(unit % panels, unit + 1 == end ? end == all : first_block);
     }
     if (rows_ != 0) _tile_release();
   }
@@ -316,7 +361,7 @@ class Runner {
     rows_ = rows;
   }
 
-  void run_panel(int64_t index) noexcept {
+  void run_panel(int64_t index, bool fetches) noexcept {
     const ConvPlan& plan = packed_.plan;
     LinePanel panel;
     panel.tile = tiled_panel(call_, packed_, index);
@@ -324,6 +369,10 @@ class Runner {
     panel.rows = rows_;
     panel.whole = plan.segment_bytes / kDepth;
     panel.rest = plan.segment_bytes % kDepth != 0;
+    const int64_t lines = fetches ? int64_t(packed_.panel_bytes / 64) : 0;
+    const int64_t steps = int64_t{n_tiles_} * plan.n_segments * packed_.segment_steps;
+    panel.next = panel.tile.w + packed_.panel_bytes;
+    panel.next_lines = int32_t((lines + steps - 1) / steps);
     const Epilogue& e = call_.args->epilogue;
     const int blocks = (panel.tile.channels + kLanes - 1) / kLanes;
     runner(e, packed_.bounded, blocks, resident_steps(packed_))(panel, tiles_, n_tiles_);

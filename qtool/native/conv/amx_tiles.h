@@ -93,7 +93,7 @@ class Pending {
         if (adds) {
           const uint8_t* r = residual[half] + row * residual_pitch + block * kLanes;
           const auto few = __mmask16(mask >> (block * kLanes));
-          q[i] = steps_of_sum<bounded>(v, sum, scale[block], _mm_maskz_loadu_epi8(few, r));
+          q[i] = steps_of_sum<bounded>(v, sum, scale[block], residual_of(v, r, few));
         } else {
           q[i] = steps<bounded>(v, sum, scale[block]);
         }

@@ -22,7 +22,7 @@ void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& 
     const int mr = (block.n_pixels - at + n_tiles - i - 1) / (n_tiles - i);
     const int64_t pixel = block.first_pixel + at;
     t.x = windows + at;
-    t.ahead = i < nr ? next + i * 64 : 0;
+    t.ahead = i < 2 * nr ? next + i * 64 : 0;
     t.y = all.y + pixel * t.y_pitch;
     if (all.residual != nullptr) t.residual = all.residual + pixel * t.residual_pitch;
     kernels.kernels[nr - 1][mr - 1](t);
@@ -76,6 +76,7 @@ GemmTile tiled_panel(const ConvCall& call, const PackedConv& packed, int64_t pan
   t.scale = reinterpret_cast<const float*>(constants + kPanelChannels);
   t.float_bias = a.epilogue.float_bias == nullptr ? nullptr : t.scale + kPanelChannels;
   t.epilogue = &a.epilogue;
+  t.bounded = packed.bounded;
   t.channels = packed.channels(panel);
   t.y = static_cast<uint8_t*>(call.y) + first * item;
   t.y_pitch = a.y_pitch * item;

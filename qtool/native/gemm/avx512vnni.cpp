@@ -18,6 +18,53 @@ static inline void fetch_line(const int8_t* w, int64_t ahead) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
 }
 
+constexpr int kUnrolled = 4;  // quads
+
+// acc += x[i][k .. k + 3] * w
+template <int nr, int mr>
+[[gnu::always_inline]] static inline void multiply_quad(const uint8_t* const* x, int64_t k,
+                                                        const int8_t* w, __m512i (*acc)[nr]) {
+  __m512i wk[nr];
+#pragma GCC unroll 4
+  for (int j = 0; j < nr; ++j) wk[j] = _mm512_load_si512(w + j * 64);
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; ++i) {
+    const __m512i xk = broadcast_quad(x[i] + k);
+#pragma GCC unroll 4
+    for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], xk, wk[j]);
+  }
+}
+
+// Full blocks of channels, bounded, of a zero point of 0 and the range of a byte: fast.
+template <int nr, int mr, bool fast>
+[[gnu::always_inline]] static inline void store_tile(const GemmTile& t, __m512i (*acc)[nr]) {
+  const VectorEpilogue v(*t.epilogue);
+  const bool adds = t.epilogue->has_residual;
+  __m512 scale[nr];
+#pragma GCC unroll 4
+  for (int j = 0; j < nr; ++j) scale[j] = _mm512_loadu_ps(t.scale + j * kLanes);
+  if (adds) {
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; ++i) {
+      const uint8_t* residual = t.residual + i * t.residual_pitch;
+#pragma GCC unroll 4
+      for (int j = 0; j < nr; ++j) {
+        const uint8_t* r = residual + j * kLanes;
+        const __m512 part = fast ? residual_of(v, r) : residual_of(v, r, block_mask(t.channels, j));
+        acc[i][j] = steps_of_sum<fast>(v, acc[i][j], scale[j], part);
+      }
+      store_bytes<nr, fast>(t, v, acc[i], t.y + i * t.y_pitch);
+    }
+    return;
+  }
+#pragma GCC unroll 14
+  for (int i = 0; i < mr; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < nr; ++j) acc[i][j] = steps<fast>(v, acc[i][j], scale[j]);
+    store_bytes<nr, fast>(t, v, acc[i], t.y + i * t.y_pitch);
+  }
+}
+
 template <int nr, int mr>
 void tile(const GemmTile& t) noexcept {
   __m512i acc[mr][nr];
@@ -32,18 +79,15 @@ void tile(const GemmTile& t) noexcept {
   const int64_t ahead = t.ahead;
   for (int32_t s = 0; s < t.n_segments; ++s) {
     const int64_t begin = t.offsets[s], end = begin + int64_t{t.quads} * 4;
-    for (int64_t k = begin; k < end; k += 4, w += nr * 64) {
+    int64_t k = begin;
+    // Few integer instructions to a product: they take turns at the same ports.
+    for (; k + 4 * kUnrolled <= end; k += 4 * kUnrolled, w += kUnrolled * nr * 64) {
       fetch_line(w, ahead);
-      __m512i wk[nr];
+      fetch_line(w + 2 * nr * 64, ahead);
 #pragma GCC unroll 4
-      for (int j = 0; j < nr; ++j) wk[j] = _mm512_load_si512(w + j * 64);
-#pragma GCC unroll 14
-      for (int i = 0; i < mr; ++i) {
-        const __m512i xk = broadcast_quad(x[i] + k);
-#pragma GCC unroll 4
-        for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], xk, wk[j]);
-      }
+      for (int u = 0; u < kUnrolled; ++u) multiply_quad<nr, mr>(x, k + 4 * u, w + u * nr * 64, acc);
     }
+    for (; k < end; k += 4, w += nr * 64) multiply_quad<nr, mr>(x, k, w, acc);
   }
   if (t.epilogue->float_output) {
     alignas(64) int32_t sums[mr * nr * kLanes];
@@ -55,29 +99,9 @@ void tile(const GemmTile& t) noexcept {
     store_pixels<nr>(t, sums, mr);
     return;
   }
-  const VectorEpilogue v(*t.epilogue);
-  __m512 scale[nr];
-#pragma GCC unroll 4
-  for (int j = 0; j < nr; ++j) scale[j] = _mm512_loadu_ps(t.scale + j * kLanes);
-  if (t.epilogue->has_residual) {
-#pragma GCC unroll 14
-    for (int i = 0; i < mr; ++i) {
-      const uint8_t* residual = t.residual + i * t.residual_pitch;
-#pragma GCC unroll 4
-      for (int j = 0; j < nr; ++j) {
-        const __m128i r = _mm_maskz_loadu_epi8(block_mask(t.channels, j), residual + j * kLanes);
-        acc[i][j] = steps_of_sum(v, acc[i][j], scale[j], r);
-      }
-      store_bytes<nr>(t, v, acc[i], t.y + i * t.y_pitch);
-    }
-    return;
-  }
-#pragma GCC unroll 14
-  for (int i = 0; i < mr; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < nr; ++j) acc[i][j] = steps(v, acc[i][j], scale[j]);
-    store_bytes<nr>(t, v, acc[i], t.y + i * t.y_pitch);
-  }
+  const bool full = t.channels == nr * kLanes;
+  if (full && t.bounded && packs_plain(*t.epilogue)) return store_tile<nr, mr, true>(t, acc);
+  store_tile<nr, mr, false>(t, acc);
 }
 
 }  // namespace

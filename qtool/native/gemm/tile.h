@@ -23,7 +23,7 @@ struct GemmTile {
   int32_t n_segments;
   int32_t quads;    // of depth in each segment; up to 3 bytes beyond it meet weights of 0
   const int8_t* w;  // (n_segments * quads, nr, 16, 4)
-  int64_t ahead;    // bytes from w to weights to fetch, one line a quad; 0 for none
+  int64_t ahead;    // bytes from w to weights to fetch, a line for two quads; 0 for none
   int32_t n_extra;  // quads once more with other weights, for kernels that split them
   const int32_t* extra_offsets;  // (n_extra,)
   const int8_t* extra_w;         // (n_extra, nr, 16, 4)
@@ -31,6 +31,7 @@ struct GemmTile {
   const float* scale;            // (nr * 16,)
   const float* float_bias;       // (nr * 16,) or null
   const Epilogue* epilogue;      // its pointers to channels are not used
+  bool bounded;                  // no product of a sum and its scale comes near the ends of int32
   int32_t channels;              // of the panel, at most nr * 16: others are not stored
   uint8_t* y;                    // the first pixel's
   int64_t y_pitch;               // bytes
