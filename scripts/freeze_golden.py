@@ -214,7 +214,7 @@ def files() -> dict[str, Callable[[], bytes]]:
         made[f"v1-{name}.qtm"] = lambda build=build: qtm_file.dumps(build())  # type: ignore[misc]
         made[f"{name}.onnx"] = lambda build=build: onnx_file.dumps(build())  # type: ignore[misc]
     for name, build in PACKED.items():
-        made[f"v2-{name}.qtm"] = packed(build)
+        made[f"v3-{name}.qtm"] = packed(build)
     for name, damage in BAD.items():
         made[f"bad/{name}"] = damage
     return made

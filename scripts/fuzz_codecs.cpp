@@ -5,6 +5,7 @@
 // Each case encodes random symbols with one codec, checks that they come back with every kernel,
 // damages the stream, or asks it for another number of symbols, and decodes again. What is decoded
 // from damaged bytes must be refused or fill the output; all kernels must agree about it.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -13,6 +14,7 @@
 #include "codecs/huffman/huffman.h"
 #include "codecs/huffman/lengths.h"
 #include "codecs/layout/layout.h"
+#include "codecs/lz/lz.h"
 #include "codecs/mix/mix.h"
 #include "codecs/rans/rans.h"
 #include "isa.h"
@@ -149,6 +151,35 @@ void mix_case(Random& random, Bytes symbols, uint64_t number) {
   }
 }
 
+// Symbols in which strings come again, from before or from a dictionary.
+void lz_case(Random& random, Bytes symbols, uint64_t number) {
+  Bytes dictionary(below(random, 3) == 0 ? 0 : below(random, 200));
+  for (uint8_t& byte : dictionary) byte = static_cast<uint8_t>(below(random, 20));
+  symbols.resize(std::min<size_t>(symbols.size(), 2000));
+  for (size_t times = below(random, 6); times > 0; --times) {
+    const Bytes& from = below(random, 2) == 0 && !dictionary.empty() ? dictionary : symbols;
+    const size_t length = 1 + below(random, std::min(from.size(), symbols.size()));
+    const Bytes part(
+        from.begin() + static_cast<std::ptrdiff_t>(below(random, from.size() - length + 1)),
+        from.end());
+    const size_t at = below(random, symbols.size() - length + 1);
+    std::copy_n(part.begin(), length, symbols.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  const bool known = below(random, 8) != 0;  // else it is another one when decoding
+  Bytes data;
+  lz_encode(symbols.data(), symbols.size(), {dictionary.data(), dictionary.size()}, data);
+  if (!known) dictionary.resize(dictionary.size() / 2);
+  const Exact words(dictionary);
+  for (int round = 0; round < 4; ++round) {
+    const Exact bytes(data);
+    Bytes out(round == 0 ? symbols.size() : symbols.size() + below(random, 3));
+    const bool done = lz_decode(bytes.reader(), {words.bytes, words.size}, out.data(), out.size());
+    if (round == 0 && known)
+      require(done && out == symbols, "a right lz stream is misread", number);
+    damage(random, data);
+  }
+}
+
 void layout_case(Random& random, const Bytes& symbols, uint64_t number) {
   const int width = 1 << below(random, 4);
   const size_t n = symbols.size() / static_cast<size_t>(width);
@@ -200,7 +231,7 @@ void bits_case(Random& random, Bytes symbols, uint64_t number) {
 void run(uint64_t seed, uint64_t number) {
   Random random(seed * 0x9E3779B97F4A7C15u + number);
   const Bytes symbols = some_symbols(random);
-  switch (below(random, 5)) {
+  switch (below(random, 6)) {
     case 0:
       return rans_case(random, symbols, number);
     case 1:
@@ -209,6 +240,8 @@ void run(uint64_t seed, uint64_t number) {
       return mix_case(random, symbols, number);
     case 3:
       return layout_case(random, symbols, number);
+    case 4:
+      return lz_case(random, symbols, number);
     default:
       return bits_case(random, symbols, number);
   }

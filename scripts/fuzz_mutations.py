@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import onnx
 
 from qtool.errors import QtoolError
-from qtool.formats import container, qtm_file
+from qtool.formats import container, packed_graph, qtm_file
 
 INTERESTING = (0, 1, 127, 128, 255, 256, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 JSON_VALUES = (
@@ -153,7 +155,7 @@ def mutate_onnx(rng: Rng, data: bytes) -> bytes:
 def mutate_qtm(rng: Rng, data: bytes) -> bytes:
     """Damage a member of a .qtm, and make sizes and checksums right again; or any bytes."""
     try:
-        found = container.read(memoryview(data), "", qtm_file.MEMBERS)
+        found = container.read(memoryview(data), "", qtm_file.MEMBERS, [qtm_file.PACKED])
         members = {
             name: bytes(container.content(memoryview(data), "", member, 1 << 20))
             for name, member in found.items()
@@ -163,15 +165,48 @@ def mutate_qtm(rng: Rng, data: bytes) -> bytes:
     if rng.random() < 0.25:
         return mutate_bytes(rng, data)
     name = rng.choice(list(members))
-    special = {"manifest.json": exchange_json, "graph.onnx": edit_proto}.get(name, mutate_bytes)
+    special = {
+        "manifest.json": exchange_json, "graph.onnx": edit_proto, "packed.bin": edit_packed
+    }.get(name, mutate_bytes)  # fmt: skip
     mutation = special if rng.random() < 0.7 else mutate_bytes
     members[name] = mutation(rng, members[name])
     return _join(rng, members)
 
 
+def edit_packed(rng: Rng, data: bytes) -> bytes:
+    """Damage a part of packed.bin, and make the checksums right again."""
+    try:
+        head = packed_graph.loads(memoryview(data), "")
+    except QtoolError:
+        return mutate_bytes(rng, data)
+    table, rest = head.table, data[head.length :]
+    kind = rng.randrange(5)
+    if kind == 0:
+        start = mutate_bytes(rng, data[: head.length - 4])
+        return start + struct.pack("<I", zlib.crc32(start)) + rest
+    if kind == 1:
+        head = replace(head, graph=edit_proto(rng, bytes(head.graph)))
+    elif kind == 2:
+        head = replace(head, details=exchange_json(rng, bytes(head.details)))
+    elif kind == 3 and table.wanted:
+        wanted = [*table.wanted]
+        wanted[rng.randrange(len(wanted))] = rng.randrange(len(table.rows) + 2)
+        table.wanted = wanted
+    elif table.rows:
+        table.place(head.length)
+        row = rng.choice(table.rows)
+        stored = mutate_bytes(rng, data[row.offset : row.offset + row.length])
+        rest = data[head.length : row.offset] + stored + data[row.offset + row.length :]
+        row.length, row.crc = len(stored), zlib.crc32(stored)
+        row.codec = rng.randrange(12) if rng.random() < 0.2 else row.codec
+    return packed_graph.dumps(head) + rest
+
+
 def _join(rng: Rng, members: dict[str, bytes]) -> bytes:
-    """Return the archive; the manifest mostly gets the checksums that it should have."""
-    if rng.random() < 0.9:
+    """Return the archive; it mostly gets the checksums that it should have."""
+    if "packed.bin" in members and rng.random() < 0.9:
+        _seal(members)
+    elif rng.random() < 0.9:
         with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
             manifest = json.loads(members["manifest.json"])
             manifest["members"] = {
@@ -188,6 +223,16 @@ def _join(rng: Rng, members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     container.write(file, [_stored(name, content) for name, content in members.items()])
     return file.getvalue()
+
+
+def _seal(members: dict[str, bytes]) -> None:
+    """Put the checksums of the other members into packed.bin."""
+    data = members["packed.bin"]
+    with suppress(QtoolError):
+        head = packed_graph.loads(memoryview(data), "")
+        crcs = [zlib.crc32(members.get(name, b"")) for name in ("manifest.json", "statistics.bin")]
+        again = replace(head, manifest_crc=crcs[0], statistics_crc=crcs[1])
+        members["packed.bin"] = packed_graph.dumps(again) + data[head.length :]
 
 
 def _stored(name: str, content: bytes) -> tuple[container.Member, list[bytes]]:

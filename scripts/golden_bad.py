@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from qtool.formats import container, qtm_file
+from qtool.codecs import lz
+from qtool.formats import container, onnx_proto, packed_graph, qtm_file
 from qtool.formats import packed as format_packed
-from qtool.formats.packed import Table
+from qtool.formats.packed_graph import Table
 
 Json = Any
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(40)
@@ -448,40 +448,62 @@ QTM: dict[str, Callable[[], bytes]] = {
 def packed(
     edit: Callable[[Table, list[bytes], onnx.ModelProto], object], **changes: Any
 ) -> Callable[[], bytes]:
-    """Return a maker of a packed model, edited; rows that change get the right checksums."""
+    """Return a maker of a packed model, edited; rows that change get the right checksums.
+
+    Damaged rows are frozen in version 2, whose rows are the same.
+    """
 
     def make() -> bytes:
-        from freeze_golden import codecs as codecs_model
+        import freeze_golden
 
-        model = codecs_model()
+        small = edit is nothing and "crc" not in changes
+        model = freeze_golden.tiny() if small else freeze_golden.codecs()
         found = format_packed.pack(
-            model.ir.clone(), "tensors.bin", max=False, threads=1,
-            progress=format_packed.no_progress,
-        )  # fmt: skip
-        data, proto = list(found.data), ir.to_proto(found.graph)
+            model.ir.clone(), max=False, threads=1, progress=format_packed.no_progress
+        )
+        plain = onnx_proto.serialize(found.graph, locations=False)
+        data, proto = list(found.data), onnx.ModelProto.FromString(plain)
         edit(found.table, data, proto)
         for row, stored in zip(found.table.rows, data, strict=True):
             row.length = len(stored)
             row.crc = changes.get("crc", zlib.crc32(stored))
-        found.table.place()
-        graph = format_packed.dump_graph(found.table, proto.SerializeToString(deterministic=True))
+        details = changes.get("details", DETAILS)
+        graph = proto.SerializeToString(deterministic=True)
+        of_manifest = changes.get("of_manifest", zlib.crc32(PACKED_MANIFEST))
+        head = packed_graph.dumps(packed_graph.Head(found.table, details, graph, of_manifest))
+        head = changes.get("head", bytes)(head)
+        found.table.place(len(head))
         again = format_packed.Packed(found.table, data, found.graph)
-        stored_tensors = b"".join(again.pieces())
-        return packed_members(changes.get("graph", graph), stored_tensors)
+        rows = b"".join(again.pieces(len(head)))
+        return join(
+            {"manifest.json": PACKED_MANIFEST, "packed.bin": changes.get("all", head + rows)}
+        )
 
     return make
 
 
-def packed_members(graph: bytes, stored_tensors: bytes) -> bytes:
-    """Return a packed .qtm of these members."""
-    members = {"graph.bin": graph, "tensors.bin": stored_tensors}
-    value = json.loads(parts()["manifest.json"]) | {"version": 2}
-    del value["tensors"]
-    value["members"] = {
-        name: {"size": len(content), "crc32": f"{zlib.crc32(content):08x}"}
-        for name, content in members.items()
-    }
-    return join({"manifest.json": json.dumps(value).encode()} | members)
+PACKED_MANIFEST = b'{"format":"qtm","version":3,"producer":"qtool 0.1.0"}'
+DETAILS = b'{"source":null,"history":[],"preprocess":null,"statistics":null}'
+
+
+def sealed(edit: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Return an edit of a head after which its checksum is right."""
+
+    def edited(head: bytes) -> bytes:
+        found = edit(head[:-4])
+        return found + struct.pack("<I", zlib.crc32(found))
+
+    return edited
+
+
+def head(codec: int, content: bytes, coded: bytes, noise: bytes) -> Callable[[bytes], bytes]:
+    """Return what exchanges a head; content is its size as it is stored."""
+    sizes = content + bytes([len(noise), len(coded)])
+    crcs = struct.pack("<2I", zlib.crc32(PACKED_MANIFEST), 0)
+    return sealed(lambda h: bytes([codec]) + sizes + crcs + noise + coded)
+
+
+LZ_CODE = lz.encode_text(np.arange(64, dtype=np.uint8)) or b""
 
 
 def row_data(number: int, new: Callable[[bytes], bytes], codec: int | None = None) -> Any:
@@ -508,14 +530,28 @@ def dims(name: str, *sizes: int) -> Any:
     return edit
 
 
-def refer(name: str, row: int) -> Any:
-    """Return an edit of the row that a tensor refers to."""
+def refer(which: int, row: int) -> Any:
+    """Return an edit of the row that a tensor wants."""
 
     def edit(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
-        tensor = next(t for t in proto.graph.initializer if t.name == name)
-        next(e for e in tensor.external_data if e.key == "offset").value = str(row)
+        table.wanted = [row if k == which else r for k, r in enumerate(table.wanted)]
 
     return edit
+
+
+def fewer(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Let the last tensor have no row."""
+    table.wanted = table.wanted[:-1]
+
+
+def more(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Let there be a row of no tensor."""
+    table.wanted = [*table.wanted, 0]
+
+
+def located(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
+    """Let a tensor say where it is."""
+    proto.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
 
 
 def swap(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
@@ -525,7 +561,7 @@ def swap(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
 
 def extra_row(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
     """Add a row that no tensor uses."""
-    table.rows.append(format_packed.Row(0, 1, 0))
+    table.rows.append(packed_graph.Row(0, 1, 0))
     data.append(b"x")
 
 
@@ -536,42 +572,47 @@ def nothing(table: Table, data: list[bytes], proto: onnx.ModelProto) -> None:
 def two_graphs() -> bytes:
     """Return a .qtm with a packed graph beside the plain one."""
     members = parts()
-    order = {name: members.get(name, b"\0\0") for name in MEMBERS if name != "statistics.bin"}
-    return join(order)
+    known = {*members, "packed.bin"}
+    return join({name: members.get(name, b"\0\0") for name in MEMBERS if name in known})
 
 
-BITPACK, HUFFMAN, RANS, ARITH, PLANES = 1, 2, 3, 4, 7
+RANS, ARITH, LZ = 3, 4, 10
 PACKED_BAD: dict[str, Callable[[], bytes]] = {
-    "packed-truncated.qtm": packed(row_data(0, lambda d: d[:-3])),
-    "packed-longer.qtm": packed(row_data(0, lambda d: d + b"\1")),
-    "packed-crc.qtm": packed(nothing, crc=7),
-    "packed-swapped.qtm": packed(swap),
-    "packed-unknown-codec.qtm": packed(row_data(0, lambda d: d, 200)),
-    "packed-huffman-code.qtm": packed(row_data(0, lambda d: b"\1\xff" + d[2:], HUFFMAN)),
-    "packed-rans-table.qtm": packed(row_data(7, lambda d: b"\0\2\x0e\xff" + d[4:], RANS)),
-    "packed-rans-bits.qtm": packed(row_data(7, lambda d: b"\0\1\x1f" + d[3:], RANS)),
-    "packed-rans-shared.qtm": packed(row_data(7, lambda d: b"\x7f" + d[1:], RANS)),
-    "packed-arith-model.qtm": packed(row_data(8, lambda d: b"\7" + d[1:], ARITH)),
-    "packed-bitpack-kinds.qtm": packed(row_data(6, lambda d: b"\xff" + d[1:], BITPACK)),
-    "packed-sparse-count.qtm": packed(row_data(3, lambda d: d[:2] + b"\xff\x7f" + d[4:])),
-    "packed-codebook-width.qtm": packed(row_data(1, lambda d: b"\3" + d[1:])),
-    "packed-codebook-values.qtm": packed(row_data(1, lambda d: d[:1] + b"\3" + d[2:])),
-    "packed-planes-transform.qtm": packed(row_data(10, lambda d: d[:1] + b"\x09" + d[2:])),
-    "packed-blocks-size.qtm": packed(row_data(9, lambda d: b"\1" + d[1:])),
-    "packed-scaled-itself.qtm": packed(row_data(5, lambda d: b"\5" + d[1:])),
-    "packed-scaled-row.qtm": packed(row_data(5, lambda d: b"\x63" + d[1:])),
-    "packed-nested.qtm": packed(row_data(9, lambda d: b"\1\0" + b"\7\1\0" * 50, PLANES)),
-    "packed-bomb.qtm": packed(dims("blocks", 1 << 40)),
-    "packed-empty-row.qtm": packed(row_data(0, lambda d: b"")),
-    "packed-no-row.qtm": packed(refer("rans", 99)),
-    "packed-other-row.qtm": packed(refer("half", 1)),
-    "packed-extra-row.qtm": packed(extra_row),
-    "packed-graph-bomb.qtm": packed(nothing, graph=b"\4\x80\x80\x80\4\1"),
-    "packed-graph-10-gb.qtm": packed(nothing, graph=b"\4\x80\x80\x80\x80\x28\1"),
-    "packed-graph-codec.qtm": packed(nothing, graph=b"\3\5abcde"),
-    "packed-graph-cut.qtm": packed(nothing, graph=b"\0\3\0\x7f\1"),
-    "packed-graph-empty.qtm": packed(nothing, graph=b""),
-    "packed-with-graph-onnx.qtm": two_graphs,
+    "packed3-truncated.qtm": packed(row_data(0, lambda d: d[:-3])),
+    "packed3-crc.qtm": packed(nothing, crc=7),
+    "packed3-swapped.qtm": packed(swap),
+    "packed3-unknown-codec.qtm": packed(row_data(0, lambda d: d, 200)),
+    "packed3-bomb.qtm": packed(dims("blocks", 1 << 40)),
+    "packed3-no-row.qtm": packed(refer(0, 99)),
+    "packed3-other-row.qtm": packed(refer(10, 1)),
+    "packed3-extra-row.qtm": packed(extra_row),
+    "packed3-fewer-rows.qtm": packed(fewer),
+    "packed3-more-rows.qtm": packed(more),
+    "packed3-located.qtm": packed(located),
+    "packed3-lz-words.qtm": packed(row_data(6, lambda d: b"\2" + d, LZ)),
+    "packed3-lz-cut.qtm": packed(row_data(6, lambda d: b"\1", LZ)),
+    "packed3-head-bomb.qtm": packed(nothing, head=head(LZ, b"\x80\x80\x80\x20", b"\1", b"")),
+    "packed3-head-arith-bomb.qtm": packed(
+        nothing, head=head(ARITH, b"\x80\x80\x80\4", b"\1", b"")
+    ),
+    "packed3-head-10-gb.qtm": packed(
+        nothing, head=head(LZ, b"\x80\x80\x80\x80\x28", b"\1", b"")
+    ),
+    "packed3-head-codec.qtm": packed(nothing, head=head(RANS, b"\5", b"abcde", b"")),
+    "packed3-head-table.qtm": packed(nothing, head=head(0, b"\4", b"\0\0\x7f\1", b"")),
+    "packed3-head-details.qtm": packed(nothing, head=head(0, b"\4", b"\x7f\0\0\0", b"")),
+    "packed3-head-checksums.qtm": packed(nothing, head=head(0, b"\5", b"\0\0\1\0\0", b"x")),
+    "packed3-head-cut.qtm": packed(nothing, all=b"\x0a\x7f\0\x7f" + bytes(40)),
+    "packed3-head-code-cut.qtm": packed(nothing, head=head(LZ, b"\x40", LZ_CODE[:-2], b"")),
+    "packed3-head-code-longer.qtm": packed(nothing, head=head(LZ, b"\x40", LZ_CODE + b"\1", b"")),
+    "packed3-head-code-short.qtm": packed(nothing, head=head(LZ, b"\x3f", LZ_CODE, b"")),
+    "packed3-head-flipped.qtm": packed(nothing, head=lambda h: h[:-9] + b"\xff" + h[-8:]),
+    "packed3-head-code.qtm": packed(nothing, head=sealed(lambda h: h[:-9] + b"\xff" + h[-8:])),
+    "packed3-head-empty.qtm": packed(nothing, all=b""),
+    "packed3-other-manifest.qtm": packed(nothing, of_manifest=7),
+    "packed3-details-list.qtm": packed(nothing, details=b"[]"),
+    "packed3-details-nothing.qtm": packed(nothing, details=b"{}"),
+    "packed3-with-graph-onnx.qtm": two_graphs,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from qtool.codecs import (
     blocks,
     codebook,
     huffman,
+    lz,
     planes,
     rans,
     raw,
@@ -62,7 +63,10 @@ CODECS: dict[str, Codec] = {
     "planes": Codec(7, planes.encode, planes.decode, planes.chain),
     "blocks": Codec(8, blocks.encode, blocks.decode, blocks.chain),
     "scaled": Codec(9, scaled.encode, scaled.decode),
+    "lz": Codec(10, lz.encode, lz.decode),
 }
+
+_BY_ID = {codec.id: codec for codec in CODECS.values()}
 
 
 def smallest(
@@ -180,9 +184,8 @@ def by_id(identifier: int) -> Codec:
     Raises:
         FormatError: there is none.
     """
-    for codec in CODECS.values():
-        if codec.id == identifier:
-            return codec
+    if identifier in _BY_ID:
+        return _BY_ID[identifier]
     known = ", ".join(f"{codec.id} ({name})" for name, codec in CODECS.items())
     raise FormatError(f"codec {identifier} is unknown; this qtool knows {known}: upgrade it")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ STORED, DEFLATED = 0, 8
 MAX_DEFLATED_BYTES = 1 << 20  # of content; it takes a second
 DATE = 0x0021  # 1980-01-01, the oldest that ZIP can say; time 0
 LOCAL = struct.Struct("<4s5H3I2H")
+N_EXTRA = LOCAL.size - 2  # where it has the length of the extra field
 CENTRAL = struct.Struct("<4s6H3I5H2I")
 END = struct.Struct("<4s4H2IH")
 END64 = struct.Struct("<4sQ2H2I4Q")
@@ -39,6 +40,7 @@ class Member:
     length: int
     crc: int
     offset: int = 0  # of its local header
+    aligned: bool = True  # its data, if it is stored
 
     @property
     def start(self) -> int:
@@ -84,7 +86,7 @@ def _local(member: Member) -> bytes:
     """Return the local header, its extra field padded so that the data starts aligned."""
     wide = max(member.size, member.length) >= MAX32
     extra = _extra64(member) if wide else b""
-    if member.method == STORED:
+    if member.method == STORED and member.aligned:
         end = member.offset + LOCAL.size + len(member.name) + len(extra) + 6
         pad = -end % ALIGNMENT
         extra += struct.pack("<3H", 0xD935, 2 + pad, ALIGNMENT) + bytes(pad)
@@ -113,11 +115,13 @@ def _extra64(member: Member, *offset: int) -> bytes:
     return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values)
 
 
-def read(data: memoryview, name: str, known: Sequence[str]) -> dict[str, Member]:
+def read(
+    data: memoryview, name: str, known: Sequence[str], unaligned: Collection[str] = ()
+) -> dict[str, Member]:
     """Return the members of the archive that data holds, by name.
 
     Checks all of the structure, and that the members are some of those known, in that order;
-    content() then checks a member's content.
+    content() then checks a member's content. Those unaligned need not be aligned.
 
     Raises:
         FormatError: data is anything else than an archive as write() makes them.
@@ -131,6 +135,9 @@ def read(data: memoryview, name: str, known: Sequence[str]) -> dict[str, Member]
         if list(known).index(member.name) < position:
             raise FormatError(f"{name}: member {member.name} is out of order: {', '.join(known)}")
         position = list(known).index(member.name)
+        n_extra = bytes(data[member.offset + N_EXTRA : member.offset + LOCAL.size])
+        if member.name in unaligned and n_extra == b"\0\0":
+            member = replace(member, aligned=False)
         header = _local(member)
         start = member.offset + len(header)
         if member.offset != end or bytes(data[end:start]) != header:

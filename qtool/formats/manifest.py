@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from qtool.formats.quoted import quoted
 from qtool.formats.tensors import n_bytes
 from qtool.model import Json, Statistics, Step
 
-PLAIN, PACKED = VERSIONS = (1, 2)
+PLAIN, PACKED_2, PACKED = VERSIONS = (1, 2, 3)
 MAX_RANK = 32  # what numpy 1 can have
 MAX_BYTES = 1 << 50
 CRC_DIGITS = 8
@@ -59,26 +59,35 @@ class Manifest:
     statistics: Statistics | None  # without its tables, which statistics.bin has
     members: dict[str, tuple[int, int]]
     tensors: list[Entry] = field(default_factory=list)
-    version: int = PLAIN  # PACKED has its table in graph.bin
+    version: int = PLAIN  # the others have their table beside the graph
 
     def dumps(self) -> bytes:
         """Return the JSON text; its length does not depend on the checksums."""
+        head: dict[str, Json] = {
+            "format": "qtm", "version": self.version, "producer": self.producer
+        }  # fmt: skip
+        if self.version == PACKED:
+            return f"{{{_lines(head)}}}\n".encode()
         members = {n: {"size": s, "crc32": f"{c:08x}"} for n, (s, c) in self.members.items()}
-        head = {
-            "format": "qtm",
-            "version": self.version,
-            "producer": self.producer,
+        text = _lines({**head, **self._details(), "members": members})
+        table = ",\n".join(_compact(entry.to_json()) for entry in self.tensors)
+        return f'{{{text},\n"tensors":[{table}]}}\n'.encode()
+
+    def dumps_details(self) -> bytes:
+        """Return what packed.bin has as JSON text: what is known about the model."""
+        return f"{{{_lines(self._details())}}}\n".encode()
+
+    def _details(self) -> dict[str, Json]:
+        return {
             "source": self.source,
             "history": [step.to_json() for step in self.history],
             "preprocess": None if self.preprocess is None else dict(self.preprocess),
             "statistics": None if self.statistics is None else _statistics(self.statistics),
-            "members": members,
         }
-        text = "{" + ",\n".join(f'"{key}":{_compact(value)}' for key, value in head.items())
-        if self.version == PACKED:
-            return f"{text}}}\n".encode()
-        table = ",\n".join(_compact(entry.to_json()) for entry in self.tensors)
-        return f'{text},\n"tensors":[{table}]}}\n'.encode()
+
+
+def _lines(values: Mapping[str, Json]) -> str:
+    return ",\n".join(f'"{key}":{_compact(value)}' for key, value in values.items())
 
 
 def _compact(value: Json) -> str:
@@ -103,17 +112,40 @@ def loads(data: bytes, where: str) -> Manifest:
         )
     if version < 1:
         raise top.error(f"'version' is {version}")
-    statistics = top.get("statistics", dict, type(None))
+    producer = top.get("producer", str)
+    if version == PACKED:
+        return Manifest(producer, None, (), None, None, {}, version=version)
     members = top.get("members", dict)
     return Manifest(
-        top.get("producer", str),
+        producer,
+        *_read_details(top),
+        {name: _member(Object(row, f"{top.where}: members")) for name, row in members.items()},
+        _entries(top) if version == PLAIN else [],
+        version,
+    )
+
+
+def with_details(manifest: Manifest, data: bytes, where: str) -> Manifest:
+    """Return the manifest of a packed file with what packed.bin says about the model.
+
+    Raises:
+        FormatError: data is not what dumps_details returns; where names file and member.
+    """
+    source, history, preprocess, statistics = _read_details(Object(parse_json(data, where), where))
+    return replace(
+        manifest, source=source, history=history, preprocess=preprocess, statistics=statistics
+    )
+
+
+def _read_details(
+    top: Object,
+) -> tuple[str | None, tuple[Step, ...], Mapping[str, Json] | None, Statistics | None]:
+    statistics = top.get("statistics", dict, type(None))
+    return (
         top.get("source", str, type(None)),
         steps(top.get("history", list), top.where),
         top.get("preprocess", dict, type(None)),
         None if statistics is None else _read_statistics(Object(statistics, top.where)),
-        {name: _member(Object(row, f"{top.where}: members")) for name, row in members.items()},
-        [] if version == PACKED else _entries(top),
-        version,
     )
 
 

@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from qtool.errors import FormatError, QtoolError
 from qtool.formats import external, manifest, mapping, onnx_proto, onnx_write, tensors, wire
-from qtool.formats.quoted import quoted
 from qtool.model import Json, Model
 
 METADATA_KEY = "qtool"
@@ -66,7 +65,7 @@ def _loads(data: memoryview, name: str, folder: str | os.PathLike[str]) -> Model
         length = tensors.n_bytes(tensor.dtype, tensor.shape.numpy())
         return tensors.StoredTensor(
             place(str(tensor.location)), tensor.offset or 0, length, tensor.dtype,
-            tensor.shape.numpy(), where=f"{name}: tensor {quoted(tensor.name)}", name=tensor.name,
+            tensor.shape, where=(name, tensor.name or ""), name=tensor.name,
             doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
 

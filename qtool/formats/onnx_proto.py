@@ -18,10 +18,17 @@ from qtool.formats.tensors import all_graphs
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 
-def parse(data: bytes | memoryview, where: str, sizes: Callable[[str], int]) -> ir.Model:
+def parse(
+    data: bytes | memoryview,
+    where: str,
+    sizes: Callable[[str], int] | None,
+    put: Callable[[ir.Model], object] = lambda model: None,
+) -> ir.Model:
     """Return the model; tensors with external data are ir.ExternalTensor, not looked up.
 
-    where begins every message; sizes(location) is the size of a file of external data.
+    where begins every message; sizes(location) is the size of a file of external data. Without
+    sizes, external data has no location. put(model) may replace tensors while the nodes are still
+    in the order of the file.
 
     Raises:
         FormatError: data is no protobuf, or the external data is not there.
@@ -37,6 +44,7 @@ def parse(data: bytes | memoryview, where: str, sizes: Callable[[str], int]) -> 
         raise FormatError(f"{where}: is nested too deeply") from error
     except Exception as error:  # onnx_ir says in many ways that it cannot read something
         raise ModelError(f"{where}: onnx_ir cannot read the model: {_root(error)}") from error
+    put(model)
     if not is_sorted:
         _sort(model, where)
     return model
@@ -64,11 +72,17 @@ def not_onnx(data: bytes | memoryview, where: str) -> FormatError:
     return FormatError(f"{where}: is not an ONNX model{found}")
 
 
-def serialize(model: ir.Model) -> bytes:
-    """Return the model as the bytes of an ONNX protobuf, the same for the same model."""
+def serialize(model: ir.Model, *, locations: bool = True) -> bytes:
+    """Return the model as the bytes of an ONNX protobuf, the same for the same model.
+
+    Without locations, external data does not say where it is.
+    """
     proto = ir.to_proto(model)
     proto.graph.SetInParent()  # an empty one is there, too
     _drop_known_types(proto.graph)
+    if not locations:
+        for nodes in (proto.graph, *proto.functions):
+            _drop_locations(nodes)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -86,6 +100,17 @@ def _drop_known_types(graph: onnx.GraphProto) -> None:
         for attribute in node.attribute:
             for subgraph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 _drop_known_types(subgraph)
+
+
+def _drop_locations(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    tensors = [] if isinstance(graph, onnx.FunctionProto) else list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors] if attribute.type in (4, 9) else []
+            for subgraph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _drop_locations(subgraph)
+    for tensor in tensors:
+        del tensor.external_data[:]
 
 
 def _sort(model: ir.Model, where: str) -> None:

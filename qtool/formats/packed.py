@@ -1,81 +1,39 @@
-"""The packed form of a .qtm, version 2: tensors in the smallest codecs, table and graph in one.
+"""Packs the tensors of a model: each in its smallest codec, equal ones once.
 
-docs/qtm-format.md, section 6, has the tables. qtm_file reads and writes the rest of the file.
+docs/qtm-format.md, section 6, has the tables. packed_graph reads and writes the table and the
+graph, qtm_file the rest of the file.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import os
-import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from qtool import codecs
-from qtool.codecs import arith, scaled
+from qtool.codecs import scaled
 from qtool.codecs.sharing import shared_tables
-from qtool.codecs.streams import Array, bytes_of, number, take_number
+from qtool.codecs.streams import Array, bytes_of
 from qtool.errors import FormatError, ModelError
-from qtool.formats import mapping, tensors
+from qtool.formats import container, mapping, tensors
+from qtool.formats.packed_graph import Row, Table
+from qtool.formats.quoted import quoted
 
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 INLINE_BYTES = 64  # smaller tensors stay in the graph
-ALIGNMENT = 64  # of raw rows that are worth mapping
-MAPPED_BYTES = 4096
 MANY_TENSORS = 128  # small streams of more take long together, and save next to nothing
 SHARING_BYTES = 1 << 16  # of tensors whose streams may share frequency tables
+LINKS: dict[int, Sequence[codecs.Link]] = {i: ({"id": i},) for i in codecs.ids()}
 QUOTIENTS = 1 << 18  # steps between 0 and 1 by which multiples are found
-MAX_ROWS = 1 << 20
-MAX_TABLE_BYTES = 512  # of a shared frequency table
-MAX_TEXT_BYTES = 1 << 23  # of graphs that are coded; it takes about a second for each MiB
-MAX_GRAPH_BYTES = 1 << 28
-RAW, ARITH = codecs.CODECS["raw"].id, codecs.CODECS["arith"].id
-CRC = struct.Struct("<I")
-
-
-@dataclass
-class Row:
-    """A row of the table: the codec, and where its bytes are in tensors.bin."""
-
-    codec: int
-    length: int
-    crc: int
-    offset: int = 0
-
-
-@dataclass
-class Table:
-    """What packed tensors have in common: their rows, and the frequency tables they share."""
-
-    rows: list[Row] = field(default_factory=list)
-    shared: tuple[bytes, ...] = ()
-
-    def place(self) -> int:
-        """Set the offsets of the rows; return the size of tensors.bin."""
-        end = 0
-        for row in self.rows:
-            if row.codec == RAW and row.length >= MAPPED_BYTES:
-                end += -end % ALIGNMENT
-            row.offset = end
-            end += row.length
-        return end
-
-    def dumps(self) -> bytes:
-        """Return the table as bytes."""
-        return b"".join([
-            number(len(self.shared)), *(number(len(t)) + t for t in self.shared),
-            number(len(self.rows)), bytes(row.codec for row in self.rows),
-            *(number(row.length) for row in self.rows), *(CRC.pack(row.crc) for row in self.rows),
-        ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,11 +42,11 @@ class Packed:
 
     table: Table
     data: Sequence[bytes]  # of each row
-    graph: ir.Model  # its tensors are references
+    graph: ir.Model  # its tensors say only that they are stored apart
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield what tensors.bin holds."""
-        end = 0
+    def pieces(self, start: int) -> Iterator[bytes]:
+        """Yield the rows, from start of their member on."""
+        end = start
         for row, data in zip(self.table.rows, self.data, strict=True):
             yield bytes(row.offset - end)
             yield data
@@ -100,9 +58,7 @@ def no_progress(items: Iterable[Any], label: str, total: int | None) -> Iterable
     return items
 
 
-def pack(
-    clone: ir.Model, location: str, *, max: bool, threads: int | None, progress: Progress
-) -> Packed:
+def pack(clone: ir.Model, *, max: bool, threads: int | None, progress: Progress) -> Packed:
     """Return the tensors of clone, each in its smallest codec; takes them out of clone.
 
     The result is the same for any number of threads. Tensors with the same values are stored
@@ -122,8 +78,8 @@ def pack(
 
         encoded = list(progress(pool.map(encode, range(len(found))), "pack", len(found)))
     rows = [Row(codec, len(data), zlib.crc32(data)) for data, codec in encoded]
-    _refer(clone, location, wanted)
-    return Packed(Table(rows, shared), [data for data, _ in encoded], clone)
+    _refer(clone)
+    return Packed(Table(rows, shared, wanted), [data for data, _ in encoded], clone)
 
 
 def _distinct(clone: ir.Model) -> tuple[list[ir.TensorProtocol], list[int]]:
@@ -145,7 +101,7 @@ def _distinct(clone: ir.Model) -> tuple[list[ir.TensorProtocol], list[int]]:
                 found.append(tensor)
         wanted.append(places[key])
 
-    tensors.replace_tensors(clone, collect)
+    tensors.replace_in_order(clone, collect)
     return found, wanted
 
 
@@ -192,37 +148,125 @@ def _shared_tables(
     return tuple(shared_tables(counts))
 
 
-def _refer(clone: ir.Model, location: str, wanted: Sequence[int]) -> None:
-    """Replace the tensors by references to rows."""
-    rows = iter(wanted)
+def _refer(clone: ir.Model) -> None:
+    """Replace the tensors by what says that they are stored apart."""
 
     def refer(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
         if not tensors.is_large(tensor, INLINE_BYTES):
             return None
         return ir.ExternalTensor(
-            location, next(rows), None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()),
+            "", None, None, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()),
             name=tensor.name or "", doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props),
         )  # fmt: skip
 
-    tensors.replace_tensors(clone, refer)
+    tensors.replace_in_order(clone, refer)
 
 
-def row_reader(
-    table: Table, data: memoryview, start: int
-) -> Callable[[int], tuple[int, memoryview]]:
-    """Return what reads codec and bytes of a row; tensors.bin begins at start of data."""
+class Rows:
+    """The rows of a packed file, on their way into its graph.
 
-    def read(number: int) -> tuple[int, memoryview]:
-        if number >= len(table.rows):
-            raise FormatError(f"there is no row {number} in a table of {len(table.rows)}")
-        row = table.rows[number]
-        stored = mapping.view(data, start + row.offset, row.length).data
+    Raises:
+        FormatError: graph and table do not belong together, or a row is damaged.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        data: memoryview,
+        member: container.Member,
+        name: str,
+        *,
+        graph: str,
+        start: int = 0,
+        check: bool,
+    ) -> None:
+        """Take the rows of a member of data, which begin at start of it.
+
+        graph is the member with the table and the graph, for messages; check says whether to look
+        at checksums now.
+        """
+        if table.place(start) != member.size:
+            raise FormatError(
+                f"{name}: {member.name} has {member.size} bytes; its table needs others"
+            )
+        self._table, self._data, self._member, self._name = table, data, member, name
+        self._graph, self._start, self._check = f"{name}: {graph}", start, check
+        self._used: set[int] = set()
+        self._common = {"tables": table.shared, "row": self._read}
+
+    def put(self, model: ir.Model) -> None:
+        """Put the rows into the graph, in order."""
+        wanted = iter(self._table.wanted)
+
+        def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+            if not isinstance(tensor, ir.ExternalTensor):
+                return None
+            number = next(wanted, None)
+            if number is None:
+                raise FormatError(
+                    f"{self._name}: tensor {quoted(tensor.name)} is stored apart, but there are "
+                    f"rows for {len(self._table.wanted)} only"
+                )
+            return self._tensor(tensor, number)
+
+        tensors.replace_in_order(model, resolve)
+        left = sum(1 for _ in wanted)
+        if left:
+            raise FormatError(f"{self._name}: packed.bin has {left} rows more than tensors")
+
+    def at_offset(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+        """Return the row whose number is the offset of an external tensor, as in version 2."""
+        if not isinstance(tensor, ir.ExternalTensor):
+            return None
+        return self._tensor(tensor, tensor.offset or 0)
+
+    def check(self) -> None:
+        """Check that all rows are used, and that there is nothing between them."""
+        rows = self._table.rows
+        if len(self._used) != len(rows):
+            unused = len(rows) - len(self._used)
+            raise FormatError(f"{self._graph}: {unused} rows are of no tensor")
+        start = self._member.start
+        end = start + self._start
+        for row in rows:  # between rows, whose checksums say the rest, there are zeros only
+            if end != start + row.offset and any(self._data[end : start + row.offset]):
+                member = self._member.name
+                raise FormatError(f"{self._name}: {member} has more than zeros between its rows")
+            end = start + row.offset + row.length
+
+    def _tensor(self, tensor: ir.ExternalTensor, number: int) -> tensors.StoredTensor:
+        rows, shape = self._table.rows, tensor.shape
+        if number >= len(rows):
+            where = f"{self._name}: tensor {quoted(tensor.name)}"
+            raise FormatError(f"{where} is row {number} of a table of {len(rows)}")
+        row = rows[number]
+        links = LINKS[row.codec]
+        try:
+            codecs.check(links, row.length, tensors.n_bytes(tensor.dtype, shape.numpy()))
+        except FormatError as error:
+            raise FormatError(f"{self._name}: tensor {quoted(tensor.name)}: {error}") from error
+        stored = tensors.StoredTensor(
+            self._data, self._member.start + row.offset, row.length, tensor.dtype, shape,
+            where=(self._name, tensor.name or ""), links=links, common=self._common,
+            crc=row.crc, name=tensor.name, doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )  # fmt: skip
+        if self._check:
+            stored.check()
+        self._used.add(number)
+        return stored
+
+    def _read(self, number: int) -> tuple[int, memoryview]:
+        """Return codec and bytes of a row."""
+        if number >= len(self._table.rows):
+            rows = len(self._table.rows)
+            raise FormatError(f"there is no row {number} in a table of {rows}")
+        row = self._table.rows[number]
+        stored = mapping.view(self._data, self._member.start + row.offset, row.length).data
         if zlib.crc32(stored) != row.crc:
             raise FormatError(f"row {number} is damaged (checksum); get the file again")
         return row.codec, stored
-
-    return read
 
 
 def values_of(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
@@ -241,54 +285,3 @@ def values_of(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
             f"tensor {tensor.name!r} has {values.nbytes} bytes of data; its shape needs {length}"
         )
     return values
-
-
-def dump_graph(table: Table, graph: bytes) -> bytes:
-    """Return table and graph as graph.bin has them."""
-    content = table.dumps() + graph
-    if len(content) <= MAX_TEXT_BYTES:
-        coded = arith.encode_text(content)
-        if len(coded) < len(content):
-            return bytes([ARITH]) + number(len(content)) + coded
-    return bytes([RAW]) + number(len(content)) + content
-
-
-def load_graph(data: memoryview, where: str) -> tuple[Table, memoryview]:
-    """Return table and graph of graph.bin.
-
-    Raises:
-        FormatError: data is damaged; where names file and member.
-    """
-    try:
-        if len(data) == 0 or data[0] not in (RAW, ARITH):
-            raise FormatError(f"its codec is {data[0] if len(data) else 'missing'}")
-        coded = data[0] == ARITH
-        size, rest = take_number(data[1:], MAX_TEXT_BYTES if coded else MAX_GRAPH_BYTES)
-        codecs.check([{"id": data[0]}], len(rest), size)
-        content = codecs.decode(rest, [{"id": data[0]}], np.dtype(np.uint8), (size,)).data
-        return _take_table(content)
-    except FormatError as error:
-        raise FormatError(f"{where} is damaged: {error}") from error
-
-
-def _take_table(content: memoryview) -> tuple[Table, memoryview]:
-    """Return the table that content begins with, and the rest."""
-    n_shared, rest = take_number(content, codecs.rans.MAX_TABLES)
-    shared = []
-    for _ in range(n_shared):
-        length, rest = take_number(rest, MAX_TABLE_BYTES)
-        shared.append(bytes(rest[:length]))
-        rest = rest[length:]
-    n_rows, rest = take_number(rest, MAX_ROWS)
-    ids, rest = rest[:n_rows], rest[n_rows:]
-    lengths = []
-    for _ in range(n_rows):
-        length, rest = take_number(rest, tensors.MAX_BYTES)
-        lengths.append(length)
-    if len(rest) < CRC.size * n_rows:
-        raise FormatError(f"the table of {n_rows} tensors is cut off")
-    crcs = itertools.islice(CRC.iter_unpack(rest[: CRC.size * n_rows]), n_rows)
-    rows = [Row(*row) for row in zip(ids, lengths, (crc for (crc,) in crcs), strict=True)]
-    for row in rows:
-        codecs.by_id(row.codec)
-    return Table(rows, tuple(shared)), rest[CRC.size * n_rows :]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import onnx_ir as ir
 
-from qtool import __version__, codecs
+from qtool import __version__
 from qtool.errors import FormatError
 from qtool.formats import (
     container,
@@ -19,6 +20,7 @@ from qtool.formats import (
     mapping,
     onnx_proto,
     packed,
+    packed_graph,
     statistics_bin,
     tensors,
 )
@@ -28,16 +30,18 @@ from qtool.formats.manifest import Entry, Manifest
 from qtool.formats.quoted import quoted
 from qtool.model import BatchNormStatistics, Model, Statistics
 
-MANIFEST, GRAPH, PACKED_GRAPH, TENSORS, STATISTICS = MEMBERS = (
+MANIFEST, GRAPH, GRAPH_2, TENSORS, PACKED, STATISTICS = MEMBERS = (
     "manifest.json",
     "graph.onnx",
     "graph.bin",
     "tensors.bin",
+    "packed.bin",
     "statistics.bin",
 )
 NEEDED = {  # of each version, the members that must be there
     manifest.PLAIN: (MANIFEST, GRAPH, TENSORS),
-    manifest.PACKED: (MANIFEST, PACKED_GRAPH, TENSORS),
+    manifest.PACKED_2: (MANIFEST, GRAPH_2, TENSORS),
+    manifest.PACKED: (MANIFEST, PACKED),
 }
 MAX_MANIFEST_BYTES = 1 << 24
 MAX_GRAPH_BYTES = 1 << 28
@@ -120,17 +124,21 @@ def write_packed(
     max also tries codecs that are slow. The bytes are the same for any number of threads; the
     encoded tensors are held in memory.
     """
-    found = packed.pack(model.ir.clone(), TENSORS, max=max, threads=threads, progress=progress)
-    size = found.table.place()
-    graph = packed.dump_graph(found.table, onnx_proto.serialize(found.graph))
-    crc = 0
-    for piece in found.pieces():
+    found = packed.pack(model.ir.clone(), max=max, threads=threads, progress=progress)
+    content = _manifest(model, [], manifest.PACKED)
+    first = container.pack(MANIFEST, content.dumps())
+    statistics = _statistics_parts(model)
+    graph = onnx_proto.serialize(found.graph, locations=False)
+    crcs = [member.crc for member, _ in (first, *statistics)]
+    head = packed_graph.Head(found.table, content.dumps_details(), graph, *crcs)
+    start = packed_graph.dumps(head, max=max)
+    size, crc = found.table.place(len(start)), zlib.crc32(start)
+    for piece in found.pieces(len(start)):
         crc = zlib.crc32(piece, crc)
-    parts: list[Part] = [
-        (_stored(PACKED_GRAPH, len(graph), zlib.crc32(graph)), [graph]),
-        (_stored(TENSORS, size, crc), found.pieces()),
-    ]
-    _write(model, file, parts, [], manifest.PACKED)
+    aligned = any(row.is_mapped for row in found.table.rows)
+    member = replace(_stored(PACKED, size, crc), aligned=aligned)
+    rows = itertools.chain([start], found.pieces(len(start)))
+    container.write(file, [first, (member, rows), *statistics])
 
 
 def packed_size(model: Model, *, max: bool = False, threads: int | None = None) -> int:
@@ -147,8 +155,7 @@ def _stored(name: str, size: int, crc: int) -> container.Member:
 def _write(
     model: Model, file: BinaryIO, parts: list[Part], entries: list[Entry], version: int
 ) -> None:
-    if model.statistics is not None or model.batch_norm:
-        parts.append(_statistics_part(model))
+    parts += _statistics_parts(model)
     content = _manifest(model, entries, version)
     content.members = {member.name: (member.size, member.crc) for member, _ in parts}
     container.write(file, [container.pack(MANIFEST, content.dumps()), *parts])
@@ -174,14 +181,17 @@ def _pieces(table: list[_Stored]) -> Iterator[bytes | memoryview]:
         yield bytes(-stored.entry.length % container.ALIGNMENT)
 
 
-def _statistics_part(model: Model) -> Part:
+def _statistics_parts(model: Model) -> list[Part]:
+    """Return statistics.bin, if there is anything for it."""
     statistics = model.statistics
+    if statistics is None and not model.batch_norm:
+        return []
     tables = ({}, {}) if statistics is None else (statistics.tensors, statistics.grams)
     pieces = statistics_bin.dumps(*tables, model.batch_norm)
     size = crc = 0
     for piece in pieces:
         size, crc = size + len(piece), zlib.crc32(piece, crc)
-    return _stored(STATISTICS, size, crc), pieces
+    return [(_stored(STATISTICS, size, crc), pieces)]
 
 
 def _take_tensors(clone: ir.Model) -> list[_Stored]:
@@ -230,14 +240,13 @@ def _loads(data: memoryview, name: str) -> Model:
     kind = looks_like(bytes(data[:512]))
     if kind != QTM:
         raise FormatError(f"{name}: is not a .qtm" + (f"; it looks like {kind}" if kind else ""))
-    members = container.read(data, name, MEMBERS)
+    members = container.read(data, name, MEMBERS, unaligned=[PACKED])
     if MANIFEST not in members:
         raise FormatError(f"{name}: has no {MANIFEST}; it is not a .qtm")
     text = container.content(data, name, members[MANIFEST], MAX_MANIFEST_BYTES)
     content = manifest.loads(bytes(text), name)
     _check_members(members, content, name)
-    load_graph = _load_packed if content.version == manifest.PACKED else _load_plain
-    loaded = load_graph(data, members, content, name)
+    loaded, content = LOADERS[content.version](data, members, content, name)
     known, batch_norm = _statistics(data, members, content, name)
     return Model(loaded, known, batch_norm, content.preprocess, content.history, content.source)
 
@@ -250,6 +259,8 @@ def _check_members(members: Mapping[str, container.Member], content: Manifest, n
     for found in members:
         if found not in (*NEEDED[content.version], STATISTICS):
             raise FormatError(f"{name}: has {found}, which is of another version")
+    if content.version == manifest.PACKED:
+        return  # the rest is in packed.bin
     if {m.name: (m.size, m.crc) for m in list(members.values())[1:]} != content.members:
         raise FormatError(f"{name}: manifest.json does not belong to the other members")
     if members[TENSORS].method != container.STORED:
@@ -258,60 +269,53 @@ def _check_members(members: Mapping[str, container.Member], content: Manifest, n
 
 def _load_plain(
     data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
-) -> ir.Model:
+) -> tuple[ir.Model, Manifest]:
     graph = container.content(data, name, members[GRAPH], MAX_GRAPH_BYTES)
     loaded = onnx_proto.parse(graph, f"{name}: {GRAPH}", _only(TENSORS, members[TENSORS].size))
     _put_tensors(loaded, data, members[TENSORS], content, name)
-    return loaded
+    return loaded, content
 
 
 def _load_packed(
     data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
-) -> ir.Model:
-    member, where = members[TENSORS], f"{name}: {PACKED_GRAPH}"
-    start = member.start
-    if members[PACKED_GRAPH].method != container.STORED:
+) -> tuple[ir.Model, Manifest]:
+    member, where = members[PACKED], f"{name}: {PACKED}"
+    if member.method != container.STORED:
         raise FormatError(f"{where} is compressed; it must be stored")
-    coded = container.content(data, name, members[PACKED_GRAPH], MAX_GRAPH_BYTES)
-    table, graph = packed.load_graph(coded, where)
-    if table.place() != member.size:
-        raise FormatError(f"{name}: {TENSORS} has {member.size} bytes; its table needs others")
+    head = packed_graph.loads(data[member.start : member.start + member.size], where)
+    others = [members[m].crc if m in members else 0 for m in (MANIFEST, STATISTICS)]
+    if [head.manifest_crc, head.statistics_crc] != others:
+        raise FormatError(f"{where} does not belong to the other members")
+    content = manifest.with_details(content, bytes(head.details), where)
+    check = member.size <= CHECK_BYTES
+    rows = packed.Rows(head.table, data, member, name, graph=PACKED, start=head.length, check=check)
+    loaded = onnx_proto.parse(head.graph, where, None, rows.put)
+    rows.check()
+    return loaded, content
+
+
+def _load_version_2(
+    data: memoryview, members: Mapping[str, container.Member], content: Manifest, name: str
+) -> tuple[ir.Model, Manifest]:
+    member, where = members[TENSORS], f"{name}: {GRAPH_2}"
+    if members[GRAPH_2].method != container.STORED:
+        raise FormatError(f"{where} is compressed; it must be stored")
+    coded = container.content(data, name, members[GRAPH_2], MAX_GRAPH_BYTES)
+    table, graph = packed_graph.loads_2(coded, where)
+    check = member.size <= CHECK_BYTES
+    rows = packed.Rows(table, data, member, name, graph=GRAPH_2, check=check)
     # A reference has the number of a row where a plain one has an offset: any size does.
     loaded = onnx_proto.parse(graph, where, _only(TENSORS, 2 * manifest.MAX_BYTES))
-    used: set[int] = set()
-    common = {"tables": table.shared, "row": packed.row_reader(table, data, start)}
+    tensors.replace_tensors(loaded, rows.at_offset)
+    rows.check()
+    return loaded, content
 
-    def resolve(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
-        if not isinstance(tensor, ir.ExternalTensor):
-            return None
-        where, number = f"{name}: tensor {quoted(tensor.name)}", tensor.offset or 0
-        if number >= len(table.rows):
-            raise FormatError(f"{where} is row {number} of a table of {len(table.rows)}")
-        row, shape = table.rows[number], tensor.shape.numpy()
-        try:
-            links = [{"id": row.codec}]
-            codecs.check(links, row.length, tensors.n_bytes(tensor.dtype, shape))
-        except FormatError as error:
-            raise FormatError(f"{where}: {error}") from error
-        stored = tensors.StoredTensor(
-            data, start + row.offset, row.length, tensor.dtype, shape, where=where,
-            links=links, common=common, crc=row.crc, name=tensor.name,
-            doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
-        )  # fmt: skip
-        if member.size <= CHECK_BYTES:
-            stored.check()
-        used.add(number)
-        return stored
 
-    tensors.replace_tensors(loaded, resolve)
-    if len(used) != len(table.rows):
-        raise FormatError(f"{where}: {len(table.rows) - len(used)} rows are of no tensor")
-    end = start  # between rows, whose checksums say the rest, there are zeros only
-    for row in table.rows:
-        if any(data[end : start + row.offset]):
-            raise FormatError(f"{name}: {TENSORS} has more than zeros between its rows")
-        end = start + row.offset + row.length
-    return loaded
+LOADERS = {
+    manifest.PLAIN: _load_plain,
+    manifest.PACKED_2: _load_version_2,
+    manifest.PACKED: _load_packed,
+}
 
 
 def _only(member: str, size: int) -> Callable[[str], int]:
@@ -334,7 +338,7 @@ def _put_tensors(
     def stored(entry: Entry, **named: Any) -> tensors.StoredTensor:
         return tensors.StoredTensor(
             data, member.start + entry.offset, entry.length, entry.dtype, entry.shape,
-            where=f"{name}: tensor {quoted(entry.name)}", links=entry.codecs, crc=entry.crc,
+            where=(name, entry.name), links=entry.codecs, crc=entry.crc,
             **named,
         )  # fmt: skip
 

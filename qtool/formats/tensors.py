@@ -15,6 +15,7 @@ import onnx_ir as ir
 from qtool import codecs
 from qtool.errors import FormatError, ModelError
 from qtool.formats import mapping
+from qtool.formats.quoted import quoted
 
 RAW: Sequence[codecs.Link] = ({"id": 0},)
 MAX_BYTES = 1 << 50
@@ -26,15 +27,16 @@ class StoredTensor(ir.LazyTensor):
 
     Every use maps the values anew and gives the pages back afterwards, so the memory of a stage
     that looks at one tensor after the other is that of the largest tensor. The checksum is
-    checked before the first use. crc is None where the file has none. Encoded values are decoded
-    once for all that use them at the same time; common is what codecs.decode needs besides.
+    checked before the first use. crc is None where the file has none; where names file and
+    tensor. Encoded values are decoded once for all that use them at the same time; common is what
+    codecs.decode needs besides.
 
     Raises (on use):
-        FormatError: the bytes are damaged; `where` names file and tensor.
+        FormatError: the bytes are damaged; the message names file and tensor.
     """
 
     __slots__ = (
-        "_checked", "_common", "_crc", "_data", "_kept", "_length", "_links", "_start", "_where",
+        "_checked", "_common", "_crc", "_data", "_kept", "_length", "_links", "_named", "_start",
     )  # fmt: skip
 
     def __init__(
@@ -43,17 +45,19 @@ class StoredTensor(ir.LazyTensor):
         start: int,
         length: int,
         dtype: ir.DataType,
-        shape: Sequence[int],
+        shape: Sequence[int] | ir.Shape,
         *,
-        where: str,
+        where: tuple[str, str],
         links: Sequence[codecs.Link] = RAW,
         common: Mapping[str, Any] = MappingProxyType({}),
         crc: int | None = None,
         **named: Any,
     ) -> None:
-        super().__init__(self._value, dtype, ir.Shape(shape), **named)
+        if not isinstance(shape, ir.Shape):
+            shape = ir.Shape(shape)
+        super().__init__(self._value, dtype, shape, **named)
         self._data, self._start, self._length = data, start, length
-        self._where, self._links, self._common, self._crc = where, links, common, crc
+        self._named, self._links, self._common, self._crc = where, links, common, crc
         self._checked = crc is None
         self._kept: Callable[[], Any] = lambda: None
 
@@ -61,6 +65,11 @@ class StoredTensor(ir.LazyTensor):
     def place(self) -> tuple[int, int, int]:
         """The same for two tensors whose bytes are the same ones."""
         return id(self._data.obj), self._start, self._length
+
+    @property
+    def _where(self) -> str:
+        file, name = self._named
+        return f"{file}: tensor {quoted(name)}"
 
     def check(self) -> None:
         """Check the stored bytes against their checksum, once."""
@@ -211,6 +220,35 @@ def replace_tensors(
                 value.const_value = new(value.const_value) or value.const_value
         for node in graph:
             _replace_attributes(node.attributes, new)
+
+
+def replace_in_order(
+    model: ir.Model, new: Callable[[ir.TensorProtocol], ir.TensorProtocol | None]
+) -> None:
+    """Put new(tensor) in the place of each tensor for which it is not None.
+
+    The order is that of packed files: of a graph first the initializers, then the attributes of
+    its nodes, a subgraph where it is met; functions come after the main graph.
+    """
+
+    def visit(graph: ir.Graph) -> None:
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = new(value.const_value) or value.const_value
+        for node in graph:
+            if not node.attributes:
+                continue
+            _replace_attributes(node.attributes, new)
+            for attr in node.attributes.values():
+                if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
+                    visit(attr.value)
+                elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
+                    for graph_of in attr.value:
+                        visit(graph_of)
+
+    visit(model.graph)
+    for function in model.functions.values():
+        visit(function.graph)
 
 
 def _replace_attributes(

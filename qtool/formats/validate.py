@@ -21,7 +21,8 @@ OLDEST_OPSET = 7
 MAX_DEPTH = 30  # of nested subgraphs; protobuf itself stops at 33
 MAX_ELEMENTS = 1 << 48  # of a declared shape
 
-Sizes = Callable[[str], int]  # location of external data -> its size, or raises FormatError
+# Location of external data -> its size, or raises FormatError; None: it has no location.
+Sizes = Callable[[str], int] | None
 Attribute = onnx.AttributeProto
 DEFAULT_DOMAINS = ("", "ai.onnx")
 ATTRIBUTE_TYPES = frozenset(ir.AttributeType)

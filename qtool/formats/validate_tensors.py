@@ -38,8 +38,10 @@ class Reference:
     length: int
 
 
-def check_tensor(tensor: onnx.TensorProto, where: str, sizes: Callable[[str], int]) -> None:
+def check_tensor(tensor: onnx.TensorProto, where: str, sizes: Callable[[str], int] | None) -> None:
     """Check a tensor; sizes(location) is the size of a file of external data.
+
+    Without sizes, external data has no location.
 
     Raises:
         ModelError: type, shape and data do not agree.
@@ -92,10 +94,14 @@ def _number(text: str, key: str, where: str) -> int:
 
 
 def _check_external(
-    tensor: onnx.TensorProto, dtype: ir.DataType, where: str, sizes: Callable[[str], int]
+    tensor: onnx.TensorProto, dtype: ir.DataType, where: str, sizes: Callable[[str], int] | None
 ) -> None:
     if dtype == ir.DataType.STRING or any(_count(tensor, field) for field in FIELDS):
         raise ModelError(f"{where} has data both inside and outside of the file, or strings")
+    if sizes is None:
+        if tensor.external_data:
+            raise ModelError(f"{where} says where its data is; only its row can")
+        return
     place = reference(tensor, where)
     try:
         size = sizes(place.location)

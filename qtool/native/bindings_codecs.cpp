@@ -11,6 +11,7 @@
 #include "codecs/huffman/lengths.h"
 #include "codecs/layout/layout.h"
 #include "codecs/log2.h"
+#include "codecs/lz/lz.h"
 #include "codecs/mix/mix.h"
 #include "codecs/rans/rans.h"
 
@@ -179,6 +180,20 @@ bool mix_decode_bytes(const In& data, const Out& out) {
   return mix_decode(reader(data), out.data(), out.size());
 }
 
+nb::bytes lz_encode_bytes(const In& symbols, const In& dictionary) {
+  require(symbols.size() > 0 && symbols.size() <= kMostLz, "too many symbols, or none");
+  require(dictionary.size() <= kMostLzDictionary, "the dictionary is too long");
+  return made([&](Bytes& out) {
+    lz_encode(symbols.data(), symbols.size(), {dictionary.data(), dictionary.size()}, out);
+  });
+}
+
+bool lz_decode_bytes(const In& data, const In& dictionary, const Out& out) {
+  require(dictionary.size() <= kMostLzDictionary, "the dictionary is too long");
+  const nb::gil_scoped_release unlocked;
+  return lz_decode(reader(data), {dictionary.data(), dictionary.size()}, out.data(), out.size());
+}
+
 size_t elements(size_t size, int width) {
   require(width == 1 || width == 2 || width == 4 || width == 8, "width is not 1, 2, 4 or 8");
   require(size % static_cast<size_t>(width) == 0, "the size is no multiple of the width");
@@ -290,6 +305,9 @@ void bind_codecs(nb::module_& module) {
   module.def("mix_encode", &mix_encode_bytes, "symbols"_a.noconvert(), "text"_a, "zero"_a = 0,
              "step"_a = 1, "row"_a = 1);
   module.def("mix_decode", &mix_decode_bytes, "data"_a.noconvert(), "out"_a.noconvert());
+  module.def("lz_encode", &lz_encode_bytes, "symbols"_a.noconvert(), "dictionary"_a.noconvert());
+  module.def("lz_decode", &lz_decode_bytes, "data"_a.noconvert(), "dictionary"_a.noconvert(),
+             "out"_a.noconvert());
   module.def("split_planes", &split_bytes, "values"_a.noconvert(), "width"_a, "transform"_a,
              "planes"_a.noconvert());
   module.def("join_planes", &join_bytes, "planes"_a.noconvert(), "width"_a, "transform"_a,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zipfile
 from pathlib import Path
 
 from qtool import codecs
-from qtool.formats import manifest, packed, qtm_file, statistics_bin
+from qtool.codecs import lz
+from qtool.formats import manifest, packed_graph, qtm_file, statistics_bin
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "qtm-format.md").read_text()
 
@@ -45,10 +47,12 @@ def test_the_limits_are_those_of_the_code() -> None:
         "up to 64 MiB of them": qtm_file.CHECK_BYTES == 64 << 20,
         "more than 2^22 bins": statistics_bin.MAX_BINS == 1 << 22,
         "No number is above 2^50": manifest.MAX_BYTES == 1 << 50,
-        "The .qtm file, versions 1 and 2\n": manifest.VERSIONS == (1, 2),
-        "`arith` is at most 8 MiB, that of `raw` 256 MiB": (
-            packed.MAX_TEXT_BYTES == 8 << 20 and packed.MAX_GRAPH_BYTES == 256 << 20
+        "The .qtm file, versions 1 to 3\n": manifest.VERSIONS == (1, 2, 3),
+        "`arith` is at most 8 MiB, that of `raw` and `lz` 256 MiB": (
+            packed_graph.MAX_TEXT_BYTES == 8 << 20 and packed_graph.MAX_GRAPH_BYTES == 256 << 20
         ),
+        f"the {lz.dictionary().size:,} bytes of": True,
+        hashlib.sha256(lz.dictionary().tobytes()).hexdigest(): True,
         "more than 2^19 (n + 16) bytes": (codecs.MAX_RATIO == 1 << 19 and codecs.FREE_BYTES == 16),
     }
 
