@@ -15,6 +15,7 @@ import onnx_ir as ir
 from qtool.model import Statistics, TensorStatistics, array
 from qtool.qparams import DTYPES, QParams
 from qtool.quant.pairs import Pair, consumers_through_moves
+from qtool.quant.selection import node_label
 from qtool.stages._noise import Error, Noise
 
 FINE_DB = 40.0  # a layer of more SQNR than this has nothing to explain,
@@ -235,8 +236,8 @@ def _layer_that_reads(pair: Pair, worst: str) -> str:
     if worst == "output":
         value = (pair.clamps[-1] if pair.clamps else pair.node).outputs[0]
         reader = next(iter(consumers_through_moves(value)), None)
-        if reader is not None and reader.name:
-            return reader.name
+        if reader is not None:
+            return node_label(reader)
     return pair.label
 
 

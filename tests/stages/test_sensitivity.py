@@ -12,7 +12,7 @@ from qtool.data import open_samples
 from qtool.errors import DataError, UnsupportedError, UsageError
 from qtool.quant.pairs import pairs
 from qtool.runtime.ort import OrtSession
-from qtool.stages._causes import _of_weights, _tail, _widened
+from qtool.stages._causes import _layer_that_reads, _of_weights, _tail, _widened
 from qtool.stages._isolate import isolate
 from qtool.stages.calibrate import calibrate
 from qtool.stages.quantize import quantize
@@ -134,6 +134,16 @@ def test_a_rare_large_value_is_a_range_outlier(rng, tmp_path):
 
     assert layer(found, "a").cause == "range outlier"
     assert layer(found, "a").remedy == "--range mse"
+
+
+def test_a_noisy_output_is_remedied_where_it_is_read_also_without_node_names(rng, tmp_path):
+    net = one_conv(rng, tmp_path)
+    quantized = quantize(net.model, data=net.samples, threads=1)
+
+    first = next(pair for pair in pairs(quantized, net.model)[0] if pair.label == "a")
+
+    assert _layer_that_reads(first, "output") == "d"
+    assert _layer_that_reads(first, "inputs") == "a"
 
 
 def test_a_range_of_too_few_samples_is_saturation(rng, tmp_path):
