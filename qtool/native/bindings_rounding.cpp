@@ -41,6 +41,18 @@ nb::object inverse_factor(const Matrix& h) {
   return owned(std::move(u), n, n);
 }
 
+nb::object solve_rows(const Matrix& factor, const Matrix& values) {
+  const size_t n = factor.shape(0);
+  require(factor.shape(1) == n && values.shape(1) == n, "the factor must be (n, n)");
+  std::vector<double> solved(values.data(), values.data() + values.size());
+  {
+    const nb::gil_scoped_release unlocked;
+    qtool::solve_rows(factor.data(), solved.data(), static_cast<int64_t>(values.shape(0)),
+                      static_cast<int64_t>(n));
+  }
+  return owned(std::move(solved), values.shape(0), n);
+}
+
 qtool::RoundingArgs arguments(const Matrix& w, const Matrix& h, const Matrix& scale,
                               const Matrix& zero, double low, double high) {
   const size_t rows = w.shape(0), n = w.shape(1);
@@ -121,6 +133,7 @@ nb::object row_errors(const Matrix& differences, const Matrix& h) {
 
 void bind_rounding(nb::module_& module) {
   module.def("inverse_factor", &inverse_factor, "h"_a.noconvert());
+  module.def("solve_rows", &solve_rows, "factor"_a.noconvert(), "values"_a.noconvert());
   module.def("round_gptq", &round_gptq, "w"_a.noconvert(), "factor"_a.noconvert(),
              "scale"_a.noconvert(), "zero"_a.noconvert(), nb::kw_only(), "low"_a, "high"_a);
   module.def("round_descent", &round_descent, "w"_a.noconvert(), "h"_a.noconvert(),

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -63,6 +64,20 @@ bool inverse_factor(double* h, int64_t n) {
     for (int64_t b = 0; a + b < n - 1; ++b) std::swap(h[a * n + b], h[(n - 1 - b) * n + n - 1 - a]);
   }
   return true;
+}
+
+void solve_rows(const double* u, double* values, int64_t rows, int64_t n) {
+  std::vector<double> turned(static_cast<size_t>(n * n)), half(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t k = 0; k < n; ++k) turned[size_t(k * n + i)] = u[i * n + k];
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    double* const row = values + r * n;
+    std::fill(half.begin(), half.end(), 0.0);
+    for (int64_t k = 0; k < n; ++k) subtract(half.data(), -row[k], &turned[size_t(k * n)], k + 1);
+    std::fill(row, row + n, 0.0);
+    for (int64_t i = 0; i < n; ++i) subtract(row + i, -half[size_t(i)], u + i * n + i, n - i);
+  }
 }
 
 }  // namespace qtool

@@ -12,6 +12,9 @@ namespace qtool {
 // inverse(h) = u^T u. Returns false where h is not positive definite; h is then spoilt.
 bool inverse_factor(double* h, int64_t n);
 
+// Replaces each row of (rows, n) by row * inverse(h), given the u of inverse_factor.
+void solve_rows(const double* u, double* values, int64_t rows, int64_t n);
+
 // A real weight at k of row r is scale[r][k] * (q - zero[r][k]), low <= q <= high.
 struct RoundingArgs {
   int64_t rows, n;
