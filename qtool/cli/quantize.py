@@ -3,6 +3,8 @@
 # fmt: off
 from __future__ import annotations
 
+import os
+
 import click
 
 from qtool.cli import options
@@ -10,6 +12,8 @@ from qtool.cli.options import Registered
 from qtool.cli.recipe import finish, recipe_options
 
 STAGE = "qtool.stages.quantize"
+# Samples run in threads of their own; numpy, imported later, would add its own to each product.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @click.command()
@@ -33,8 +37,9 @@ STAGE = "qtool.stages.quantize"
 @click.option("--weights", default="int8", show_default=True,
               type=Registered(STAGE, "WEIGHTS", "weight type"),
               help="Integers of weights.")
-@click.option("--weight-symmetric/--weight-asymmetric", default=True, show_default=True,
-              help="Whether weights use -127..127 with zero point 0.")
+@click.option("--weight-symmetric/--weight-asymmetric", default=None,
+              help="Whether weights use -127..127 with zero point 0.  [default: symmetric; "
+              "with 3 and 4 bits and known inputs, zero points by error]")
 @click.option("--weight-method",
               type=Registered("qtool.quant.weights", "WEIGHT_METHODS", "weight method"),
               help="How the scales of weights follow from their values.  "
@@ -42,7 +47,9 @@ STAGE = "qtool.stages.quantize"
 @click.option("--rounding", default="auto", show_default=True,
               type=Registered(STAGE, "ROUNDING", "rounding"),
               help="How weights become integers: nearest, or by the error of the layer's output "
-              "from the Gram matrices of calibrate --gram. auto: descent where there are any.")
+              "from the Gram matrices of calibrate --gram; sequential: with --data, layer after "
+              "layer on what the quantized ones before give. auto: sequential for weights of 3 "
+              "and 4 bits, else descent where there are matrices.")
 @click.option("--equalize", default="auto", show_default=True,
               type=Registered(STAGE, "EQUALIZE", "equalizer"),
               help="With --data: scale channels against the layers that read them, which leaves "

@@ -116,13 +116,9 @@ def rounded(
     found = rounder.spread(weight, spread, ends, users, corrects=corrects)
     if found is None:
         return None
-    real, integers, shift = found
-    made = spread.stored(real, encoded.scale.size).reshape(encoded.scale.shape)
-    return (
-        ir.Tensor(integers.astype(STORAGE[scheme.dtype])),
-        made.astype(encoded.scale.dtype),
-        shift,
-    )
+    made = spread.stored(found.scale, encoded.scale.size).reshape(encoded.scale.shape)
+    integers = ir.Tensor(found.integers.astype(STORAGE[scheme.dtype]))
+    return integers, made.astype(encoded.scale.dtype), found.shift
 
 
 def _spread(values: npt.NDArray[Any], shape: tuple[int, ...], encoded: Encoded) -> Any:

@@ -5,9 +5,10 @@ Shape legend: as in qtool/hessian.py; N is C, all output channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,13 @@ from qtool import _native, hessian
 from qtool.model import GramStatistics
 from qtool.qparams import Float32, QParams, broadcast, limits
 from qtool.quant.rounding import ROUNDINGS
-from qtool.quant.rounding.grid import Float64, Grid
+from qtool.quant.rounding.candidates import SHORT, candidates, likely
+from qtool.quant.rounding.form import Form
+from qtool.quant.rounding.grid import Float64, Grid, stacked
 from qtool.quant.rounding.scales import refit
 from qtool.registry import lookup
 
-#: Scales tried for few bits, relative to the one that clips nothing.
-FACTORS = tuple(1 - 0.04 * i for i in range(17))
-FINALISTS = 3  # of them that are rounded in full
-FEW_BITS = 6  # up to which clipping weights can pay
+FEW_BITS = 6  # up to which other scales than the one that clips nothing can pay
 WORK = 1 << 26  # multiplications from which on a group is worth threads
 
 
@@ -52,24 +52,95 @@ class Spread:
     zero: Float64
     which: npt.NDArray[np.int64]
 
-    def stored(self, scale: Float64, n_scales: int) -> Float64:
-        """Return the scales, (n_scales,), from those of all elements."""
+    def stored(self, values: Float64, n_scales: int) -> Float64:
+        """Return scales or zero points, (n_scales,), from those of all elements."""
         found = np.zeros(n_scales)
-        found[self.which.reshape(-1)] = scale.reshape(-1)
+        found[self.which.reshape(-1)] = values.reshape(-1)
         return found
 
 
 @dataclass(frozen=True)
-class Rounder:
-    """Rounds the weights of layers whose Gram matrix is known, in this many threads.
+class Found:
+    """Scales, zero points and integers of all elements of a weight, and the shift of the bias."""
 
-    search_scale also looks for the scales that make the least of the output's error.
+    scale: Float64
+    zero: Float64
+    integers: npt.NDArray[np.int32]
+    shift: Float64 | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the integers of a weight are found, in this many threads.
+
+    scales also looks for scales that make less of the output's error, zeros for zero points.
     """
 
-    grams: Mapping[ir.Node, GramStatistics]
     method: str = "descent"
-    search_scale: bool = False
+    scales: bool = False
+    zeros: bool = False
     threads: int = 1
+
+    def __call__(
+        self, rows: Float64, h: Float64, start: Sequence[Grid]
+    ) -> list[tuple[Float64, Grid]]:
+        """Return integers and grid of each group, given rows (G, C, K) and h (G, K, K)."""
+        forms = [Form(one) for one in h]
+        parts = np.array_split(np.arange(rows.shape[1]), self._n_parts(rows))
+        jobs = [(g, part) for g in range(len(rows)) for part in parts]
+
+        def work(job: tuple[int, npt.NDArray[np.intp]]) -> tuple[Float64, Grid]:
+            g, part = job
+            return self.best(rows[g][part], forms[g], start[g].rows(part))
+
+        if self.threads == 1 or rows.size * rows.shape[2] < WORK:
+            done = [work(job) for job in jobs]
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                done = list(pool.map(work, jobs))
+        groups = [done[i : i + len(parts)] for i in range(0, len(done), len(parts))]
+        return [
+            (np.concatenate([q for q, _ in group]), stacked([grid for _, grid in group]))
+            for group in groups
+        ]
+
+    def best(self, weight: Float64, form: Form, start: Grid) -> tuple[Float64, Grid]:
+        """Return the integers of rows (C, K) and their grid, the best of each row."""
+        grids, short = [start], weight.shape[1] <= SHORT
+        if self._searches(start):
+            grids = list(candidates(weight, start, zeros=self.zeros))
+            grids = grids if short else likely(weight, np.diagonal(form.h), grids)
+        rounding = lookup(ROUNDINGS, self.method, "rounding")
+        wide, grid = np.concatenate([weight] * len(grids)), stacked(grids)
+        q = rounding(wide, form, grid)
+        if short and grid.shared is not None:
+            q, grid = refit(wide, form.h, q, grid)
+        q, grid = _least(weight, form, q, grid)
+        return (q, grid) if short or grid.shared is None else refit(weight, form.h, q, grid)
+
+    def _searches(self, start: Grid) -> bool:
+        return start.shared is not None and not start.shared.any()  # blocks are only refitted
+
+    def _n_parts(self, rows: Float64) -> int:
+        return min(self.threads, rows.shape[1]) if len(rows) < self.threads else 1
+
+
+def _least(weight: Float64, form: Form, q: Float64, grid: Grid) -> tuple[Float64, Grid]:
+    """Return of several candidates for each row, one set below the other, the best."""
+    if len(q) == len(weight):
+        return q, grid
+    wide = np.concatenate([weight] * (len(q) // len(weight)))
+    error = np.asarray(_native.row_errors(wide - grid.real(q), form.h)).reshape(-1, len(weight))
+    best = error.argmin(axis=0) * len(weight) + np.arange(len(weight))
+    return np.ascontiguousarray(q[best]), grid.rows(best)
+
+
+@dataclass(frozen=True)
+class Rounder:
+    """Rounds the weights of layers whose Gram matrix is known."""
+
+    grams: Mapping[ir.Node, GramStatistics]
+    search: Search = Search()
 
     def __call__(
         self, weight: Float32, qparams: QParams, users: Sequence[ir.Node], *, corrects: bool
@@ -79,21 +150,15 @@ class Rounder:
         corrects says that all users have a bias which will take the shift: then only the
         variation of the error around its mean counts.
         """
-        scale, zero = broadcast(qparams, weight.ndim)
-        which = np.arange(qparams.scale.size).reshape(scale.shape)
-        spread = Spread(
-            np.broadcast_to(scale.astype(np.float64), weight.shape),
-            np.broadcast_to(zero.astype(np.float64), weight.shape),
-            np.broadcast_to(which, weight.shape),
-        )
-        found = self.spread(
-            weight, spread, limits(qparams.dtype, narrow=qparams.narrow), users, corrects=corrects
-        )
-        if found is None:
-            return None
-        real, integers, shift = found
-        made = spread.stored(real, qparams.scale.size).reshape(qparams.scale.shape)
-        return Rounded(replace(qparams, scale=made.astype(np.float32)), integers, shift)
+        spread = spread_of(qparams, weight.shape)
+        ends = limits(qparams.dtype, narrow=qparams.narrow and not self.widens(qparams))
+        found = self.spread(weight, spread, ends, users, corrects=corrects)
+        return None if found is None else rounded(found, spread, qparams, self.widens(qparams))
+
+    def widens(self, qparams: QParams) -> bool:
+        """Return whether channels may get zero points of their own."""
+        few = (qparams.limits[1] - qparams.limits[0]).bit_length() <= FEW_BITS
+        return self.search.zeros and qparams.axis is not None and few
 
     def spread(
         self,
@@ -103,8 +168,8 @@ class Rounder:
         users: Sequence[ir.Node],
         *,
         corrects: bool,
-    ) -> tuple[Float64, npt.NDArray[np.int32], Float64 | None] | None:
-        """Return scales (of each element), integers and the shift for any choice of scales."""
+    ) -> Found | None:
+        """Return what rounding finds for any choice of scales to start from."""
         if any(node not in self.grams for node in users):
             return None
         layout = hessian.rows_of(users[0])
@@ -113,78 +178,74 @@ class Rounder:
         if not isinstance(full, np.ndarray) or full.shape[-1] != rows.shape[-1] + 1:
             return None
         h = hessian.damped(hessian.centred(full) if corrects else full[:, :-1, :-1])
-        scale, zero = (layout.of(v) for v in (spread.scale, spread.zero))
-        which = layout.of(spread.which)
-        done = [
-            self._best(rows[g], h[g], self._grids(rows[g], h[g], Grid(*one, *ends), which[g]))
-            for g, one in enumerate(zip(scale, zero, strict=True))
-        ]
-        q, grids = np.stack([one for one, _ in done]), [grid for _, grid in done]
-        error = rows - np.stack([grid.real(one) for one, grid in done])
-        shift = np.einsum("gck,gk->gc", error, hessian.mean(full)).reshape(-1) if corrects else None
-        made = layout.back(np.stack([grid.scale for grid in grids]), weight.shape)
-        return made, layout.back(q, weight.shape).astype(np.int32), shift
-
-    def _grids(
-        self, rows: Float64, h: Float64, grid: Grid, which: npt.NDArray[np.int64]
-    ) -> list[Grid]:
-        """Return the grids to try for the rows of a group; the first is the given one."""
-        apart = bool((which[1:, 0] != which[:-1, 0]).all())  # not one scale for all
-        if not self.search_scale or not apart or grid.bits > FEW_BITS:
-            return [grid]
-        shared = np.unique(which[0], return_inverse=True)[1].reshape(-1).astype(np.int64)
-        plain = replace(grid, shared=shared)
-        if shared.any():  # blocks: their scales are only fitted
-            return [plain]
-        likely = _likely(rows, np.diagonal(h), plain)
-        return [plain, *(plain.scaled(factor) for factor in likely)]
-
-    def _best(self, rows: Float64, h: Float64, grids: Sequence[Grid]) -> tuple[Float64, Grid]:
-        """Return the integers of a group and their grid, the best of each row."""
-        parts = np.array_split(np.arange(len(rows)), self._n_parts(rows))
-        with ThreadPoolExecutor(len(parts)) as pool:
-            done = list(pool.map(lambda part: _best_rows(rows, h, grids, part, self.method), parts))
-        scale = np.concatenate([grid.scale for _, grid in done])
-        zero = np.concatenate([grid.zero for _, grid in done])
-        merged = replace(grids[0], scale=scale, zero=zero)
-        return np.concatenate([q for q, _ in done]), merged
-
-    def _n_parts(self, rows: Float64) -> int:
-        worth = rows.size * rows.shape[1] >= WORK
-        return min(self.threads, len(rows)) if worth else 1
+        mean = hessian.mean(full) if corrects else None
+        return search_rows(self.search, rows, h, layout, spread, ends, mean)
 
 
-def _best_rows(
-    rows: Float64, h: Float64, grids: Sequence[Grid], part: npt.NDArray[np.intp], method: str
-) -> tuple[Float64, Grid]:
-    rounding = lookup(ROUNDINGS, method, "rounding")
-    weight = np.ascontiguousarray(rows[part])
-    best_q, best, least = None, None, None
-    for grid in grids:
-        one = replace(grid, scale=grid.scale[part], zero=grid.zero[part])
-        q = rounding(weight, h, one)
-        if one.shared is not None:
-            q, one = refit(weight, h, q, one)
-        error = np.asarray(_native.row_errors(weight - one.real(q), np.ascontiguousarray(h)))
-        if best_q is None or best is None or least is None:
-            best_q, best, least = q, one, error
-            continue
-        better = error < least
-        best_q = np.where(better[:, None], q, best_q)
-        scale = np.where(better[:, None], one.scale, best.scale)
-        best, least = replace(best, scale=scale), np.minimum(error, least)
-    assert best_q is not None
-    assert best is not None
-    return best_q, best
+def spread_of(qparams: QParams, shape: tuple[int, ...]) -> Spread:
+    """Return the scales of qparams for a weight of this shape."""
+    scale, zero = broadcast(qparams, len(shape))
+    which = np.arange(qparams.scale.size).reshape(scale.shape)
+    return Spread(
+        np.broadcast_to(scale.astype(np.float64), shape),
+        np.broadcast_to(zero.astype(np.float64), shape),
+        np.broadcast_to(which, shape),
+    )
 
 
-def _likely(rows: Float64, diagonal: Float64, grid: Grid) -> Iterator[Float64]:
-    """Yield (C, 1) factors that are good where only the diagonal of h counts."""
-    errors = []
-    for factor in FACTORS:
-        cut = grid.scaled(np.full((len(rows), 1), factor))
-        q = np.clip(np.rint(rows / cut.scale) + cut.zero, cut.low, cut.high)
-        errors.append((np.square(rows - cut.real(q)) * diagonal).sum(-1))
-    order = np.argsort(np.stack(errors), axis=0, kind="stable")
-    for rank in range(FINALISTS):
-        yield np.asarray(FACTORS)[order[rank]][..., None]
+def rounded(found: Found, spread: Spread, qparams: QParams, widened: bool) -> Rounded:
+    """Return what was found as qparams, integers and shift."""
+    scale, zero = (
+        spread.stored(v, qparams.scale.size).reshape(qparams.scale.shape)
+        for v in (found.scale, found.zero)
+    )
+    narrow = qparams.narrow and not widened
+    made = replace(
+        qparams, scale=scale.astype(np.float32), zero_point=zero.astype(np.int32), narrow=narrow
+    )
+    return Rounded(made, found.integers, found.shift)
+
+
+def search_rows(
+    search: Search,
+    rows: Float64,
+    h: Float64,
+    layout: hessian.Rows,
+    spread: Spread,
+    ends: tuple[int, int],
+    mean: Float64 | None,
+) -> Found:
+    """Return the integers that come close to rows (G, C, K) under h (G, K, K).
+
+    The result has the layout of the weight that spread is for. mean (G, K) is of the inputs,
+    whose shift the bias will take.
+    """
+    shape = spread.scale.shape
+    scale, zero, which = (layout.of(v) for v in (spread.scale, spread.zero, spread.which))
+    make = partial(_start, ends=ends, scales=search.scales)
+    start = [make(s, z, w) for s, z, w in zip(scale, zero, which, strict=True)]
+    done = search(rows, h, start)
+    error = rows - np.stack([grid.real(q) for q, grid in done])
+    shift = None if mean is None else np.einsum("gck,gk->gc", error, mean).reshape(-1)
+    scales, zeros, q = (
+        layout.back(np.stack(part), shape)
+        for part in ([g.scale for _, g in done], [g.zero for _, g in done], [q for q, _ in done])
+    )
+    return Found(scales, zeros, q.astype(np.int32), shift)
+
+
+def _start(
+    scale: Float64,
+    zero: Float64,
+    which: npt.NDArray[np.int64],
+    *,
+    ends: tuple[int, int],
+    scales: bool,
+) -> Grid:
+    """Return the grid of a group to start from, which says whether its scales are free."""
+    grid = Grid(np.ascontiguousarray(scale), np.ascontiguousarray(zero), *ends)
+    apart = bool((which[1:, 0] != which[:-1, 0]).all())  # not one scale for all
+    if not scales or not apart or grid.bits > FEW_BITS:
+        return grid
+    shared = np.unique(which[0], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return replace(grid, shared=shared)

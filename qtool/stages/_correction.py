@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.model import Model, array
 from qtool.quant.op_rules import rule_of, weight_index
 from qtool.quant.qdq_constants import read_qparams
 from qtool.runtime.ort import OrtSession
-from qtool.runtime.outputs import with_outputs
 from qtool.runtime.sweep import sweep
+from qtool.stages._prefix import prefix_session
 
 SAMPLES = 64  # whose paired difference of means is known well enough
 ACTIVE = 0.2  # the least share of elements that are taken to follow the bias
@@ -59,15 +58,28 @@ def correct(
     The difference of the means behind the activation function is divided by the share of
     elements that follow the bias. Memory: two vectors per layer.
     """
+    samples = some(data)
+    wanted = wanted_means(model, quantized, samples, threads)
+    for layer, means in progress(wanted.values(), "correcting biases", len(wanted)):
+        correct_layer(layer, means, quantized, samples, threads)
+    return [layer.name for layer, _ in wanted.values()]
+
+
+def wanted_means(
+    model: Model, quantized: Model, samples: list[Callable[[], Any]], threads: int
+) -> dict[ir.Node, tuple[Layer, Array]]:
+    """Return the layers with a bias to shift, in order, and the float model's means of each."""
     known = {v.name for node in model.graph for v in node.outputs}
     layers = [layer for layer in _layers(quantized) if layer.name in known]
     if not layers:
-        return []
-    samples = some(data)
-    wanted = _float_means(model, [layer.name for layer in layers], samples, threads)
-    for layer in progress(layers, "correcting biases", len(layers)):
-        _correct(layer, quantized, wanted[layer.name], samples, threads)
-    return [layer.name for layer in layers]
+        return {}
+    means = _float_means(model, [layer.name for layer in layers], _fewer(samples), threads)
+    return {layer.node: (layer, means[layer.name]) for layer in layers}
+
+
+def _fewer(samples: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    """Return SAMPLES of the samples at most, spread evenly."""
+    return samples[:: -(-len(samples) // SAMPLES) or 1]
 
 
 def _layers(quantized: Model) -> Iterable[Layer]:
@@ -114,15 +126,14 @@ def _float_means(
     return {name: np.asarray(value / (FIXED * len(samples))) for name, value in sums.items()}
 
 
-def _correct(
-    layer: Layer, quantized: Model, wanted: Array, samples: list[Callable[[], Any]], threads: int
+def correct_layer(
+    layer: Layer, wanted: Array, quantized: Model, samples: list[Callable[[], Any]], threads: int
 ) -> None:
+    """Shift the bias of a layer of the quantized model so that it gives the means wanted."""
     qparams = read_qparams(layer.quantize)
     assert qparams is not None
     low, high = qparams.limits
     name = layer.quantize.outputs[0].name or ""
-    graph = with_outputs(quantized.ir, [name])
-    RemoveUnusedNodesPass()(graph)
     totals = np.zeros((3, len(wanted)), np.int64)  # sum, elements between the limits, elements
     lock = threading.Lock()
 
@@ -134,7 +145,7 @@ def _correct(
         with lock:
             totals[:] += np.stack(seen)
 
-    sweep(OrtSession(Model(graph), outputs=[name]), samples, see, threads=threads)
+    sweep(prefix_session(quantized, name), _fewer(samples), see, threads=threads)
     mean = (totals[0] / totals[2] - int(qparams.zero_point)) * float(qparams.scale)
     shift = (wanted - mean) / np.maximum(totals[1] / totals[2], ACTIVE)
     _shift(layer.bias, shift)

@@ -20,7 +20,7 @@ from qtool.quant import dynamic, qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
 from qtool.quant.equalizers import EQUALIZERS
-from qtool.quant.layer_rounding import Rounder
+from qtool.quant.layer_rounding import Rounder, Search
 from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
 from qtool.quant.pair_sums import TARGETS
 from qtool.quant.plan import Group, Plan, plan
@@ -32,6 +32,7 @@ from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
 from qtool.stages._equalize import equalize
+from qtool.stages._sequential import round_sequentially
 from qtool.stages.calibrate import calibrate, cores, untracked
 from qtool.statistics.gram import gram_layers
 from qtool.statistics.histogram import merged
@@ -44,7 +45,7 @@ FORMATS = ("qdq", "qoperator")
 ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
 WEIGHTS = ("int8", "uint8", "int4", "uint4", "int3", "uint3")
 FEW_BITS = ("int3", "int4")  # endings of the types that clipping weights can pay for
-ROUNDING = ("auto", *ROUNDINGS)
+ROUNDING = ("auto", *ROUNDINGS, "sequential")
 CORRECTIONS = ("auto", "none", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
@@ -60,7 +61,7 @@ class Options:
     activations: str = "uint8"
     activation_symmetric: bool = False
     weights: str = "int8"
-    weight_symmetric: bool = True
+    weight_symmetric: bool | None = None  # None: but for zero points of few bits, by error
     weight_method: str | None = None  # None: minmax for 8 bits, mse for fewer
     rounding: str = "auto"  # descent where there are Gram matrices, else nearest
     per_channel: bool = True
@@ -110,6 +111,13 @@ class Options:
             or any(kind.weight_bits in (3, 4) or kind.activation_bits == 16 for kind in kinds)
         )
 
+    def is_sequential(self, data: Any) -> bool:
+        """Return whether weights are fitted to what the quantized layers before give."""
+        kinds = [parse(text)[1].weight_bits for text in self.layers]
+        few = self.weights.endswith(FEW_BITS) or any(bits in (3, 4) for bits in kinds)
+        chosen = self.rounding == "auto" and self.weight_method is None and few
+        return data is not None and (self.rounding == "sequential" or chosen)
+
     @property
     def scheme(self) -> WeightScheme:
         """How weights are quantized."""
@@ -117,8 +125,8 @@ class Options:
             self.weights,
             self.weight_method or ("mse" if self.weights.endswith(FEW_BITS) else "minmax"),
             per_channel=self.per_channel,
-            symmetric=self.weight_symmetric,
-            narrow=self.weight_symmetric,
+            symmetric=self.weight_symmetric is not False,
+            narrow=self.weight_symmetric is not False,
             block_size=self.block_size if self.mode == "weight-only" else 0,
         )
 
@@ -174,7 +182,9 @@ def quantize(
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress, chosen)
     _check(model, chosen, mode, data)
-    static = partial(_static, threads=threads)
+    fits = mode == "static" and chosen.is_sequential(data)
+    tools = (reference, data, threads or cores(), progress or untracked)
+    static = partial(_static, threads=threads, samples=tools if fits else None)
     make: dict[str, Callable[[Model, Options], Model]] = {
         "static": static,
         "dynamic": _dynamic,
@@ -182,7 +192,7 @@ def quantize(
         "auto": _auto,
     }
     result = make[mode](model, chosen)
-    if mode == "static" and data is not None and chosen.correct != "none":
+    if mode == "static" and data is not None and chosen.correct != "none" and not fits:
         used, tracked = threads or cores(), progress or untracked
         names = correct(reference, result, data=data, threads=used, progress=tracked)
         if names:
@@ -207,6 +217,8 @@ def _check(model: Model, options: Options, mode: str, data: Any) -> None:
         log.warning("the samples are not used: none are needed for mode %s", mode)
     if options.equalize not in ("auto", "none") and (mode != "static" or data is None):
         raise UsageError("--equalize is for static quantization: give --data")
+    if options.rounding == "sequential" and (mode != "static" or data is None):
+        raise UsageError("--rounding sequential is for static quantization: give --data")
     if options.correct == "sequential" and (mode != "static" or data is None):
         raise UsageError("--correct sequential is for static quantization: give --data")
     if mode == "static" and model.statistics is not None and model.statistics.shards:
@@ -224,7 +236,8 @@ def _calibrated(
             "static quantization needs statistics: give --data, or run qtool calibrate first"
         )
     more = {} if progress is None else {"progress": progress}
-    gram = options.rounding != "nearest" and _gram_bytes(model) <= GRAM_BYTES
+    wanted = options.rounding != "nearest" and not options.is_sequential(data)
+    gram = wanted and _gram_bytes(model) <= GRAM_BYTES
     # A node that stays in float does not pass on the range of what it reads any more.
     partly = options.only or options.exclude or options.layers
     tensors = ("*",) if partly else None
@@ -245,7 +258,12 @@ def _prepared(model: Model, needed: int) -> Model:
     return infer_shapes(model)
 
 
-def _static(model: Model, options: Options, threads: int | None = None) -> Model:
+def _static(
+    model: Model,
+    options: Options,
+    threads: int | None = None,
+    samples: tuple[Model, Any, int, Any] | None = None,
+) -> Model:
     statistics = model.statistics
     if statistics is None:
         raise ModelError("the model has no statistics; run qtool calibrate")
@@ -271,7 +289,7 @@ def _static(model: Model, options: Options, threads: int | None = None) -> Model
         lambda weight, axis, users: _weight_qparams(
             weight, axis, _for_layer(options, of_weight(users, types)).scheme
         ),
-        _rounder(result, statistics, options, threads),
+        _rounder(result, statistics, options, threads, zeros=True) if samples is None else None,
         options.target,
     )
     for node, reason in made.reasons.items():
@@ -280,11 +298,41 @@ def _static(model: Model, options: Options, threads: int | None = None) -> Model
         log.info(note)
     # Recurrent layers and those of subgraphs compute in float, with integer weights.
     weight_only.weight_only(result, selection.nodes, options.scheme)
+    if samples is not None:
+        _fit(result, options, types, *samples)
     return result
 
 
+def _fit(
+    result: Model,
+    options: Options,
+    types: Mapping[ir.Node, LayerType],
+    reference: Model,
+    data: Any,
+    threads: int,
+    progress: Any,
+) -> None:
+    """Round the weights of a quantized model layer after layer, in place."""
+
+    def dtype_of(node: ir.Node) -> str | None:
+        dtype = _for_layer(options, types.get(node)).weights
+        return None if options.target and dtype.endswith("8") else dtype
+
+    method = "descent" if options.rounding in ("auto", "sequential") else options.rounding
+    names = round_sequentially(
+        reference, result, dtype_of=dtype_of, data=data, threads=threads, progress=progress,
+        search=_search(options, method, threads, zeros=True), corrects=options.correct != "none",
+    )  # fmt: skip
+    log.info("fitted the weights of %d layers, front to back", len(names))
+
+
 def _rounder(
-    model: Model, statistics: Statistics, options: Options, threads: int | None
+    model: Model,
+    statistics: Statistics,
+    options: Options,
+    threads: int | None,
+    *,
+    zeros: bool = False,
 ) -> Rounder | None:
     """Return what rounds weights by their Gram matrices; None where all go to the nearest."""
     names = ((node, node.outputs[0].name or "") for node in model.graph if node.outputs)
@@ -292,8 +340,14 @@ def _rounder(
     method = "descent" if options.rounding == "auto" else options.rounding
     if not grams or method == "nearest":
         return None
-    searches = options.weight_method is None
-    return Rounder(grams, method, search_scale=searches, threads=threads or cores())
+    return Rounder(grams, _search(options, method, threads, zeros=zeros))
+
+
+def _search(options: Options, method: str, threads: int | None, *, zeros: bool) -> Search:
+    """Return how integers are searched; zero points are free where nothing was said of them."""
+    free = options.weight_method is None
+    zeros = zeros and free and options.weight_symmetric is None and options.format == "qdq"
+    return Search(method, free, zeros, threads or cores())
 
 
 def _for_layer(options: Options, kind: LayerType | None) -> Options:

@@ -5,6 +5,7 @@ import pytest
 
 from qtool import hessian
 from qtool.quant.rounding import ROUNDINGS
+from qtool.quant.rounding.form import Form
 from qtool.quant.rounding.grid import Grid
 
 
@@ -24,7 +25,7 @@ def errors(weight, h, grid, q):
 def test_integers_stay_within_the_limits(rounding, rng):
     weight, h, grid = layer(rng, scale=0.02)
 
-    q = rounding(weight, h, grid)
+    q = rounding(weight, Form(h), grid)
 
     assert np.array_equal(q, np.rint(q))
     assert q.min() == -7
@@ -34,7 +35,7 @@ def test_integers_stay_within_the_limits(rounding, rng):
 def test_each_method_errs_less_than_the_one_before(rng):
     weight, h, grid = layer(rng, rows=40, scale=0.2)
 
-    totals = [errors(weight, h, grid, r(weight, h, grid)).sum() for r in ROUNDINGS.values()]
+    totals = [errors(weight, h, grid, r(weight, Form(h), grid)).sum() for r in ROUNDINGS.values()]
 
     assert totals[1] < 0.5 * totals[0]
     assert totals[2] < totals[1]
@@ -43,7 +44,7 @@ def test_each_method_errs_less_than_the_one_before(rng):
 def test_after_descent_no_single_step_helps(rng):
     weight, h, grid = layer(rng, rows=2, n=12)
 
-    q = ROUNDINGS["descent"](weight, h, grid)
+    q = ROUNDINGS["descent"](weight, Form(h), grid)
 
     least = errors(weight, h, grid, q)
     for k in range(12):
@@ -58,7 +59,9 @@ def test_a_row_does_not_depend_on_its_neighbours(rounding, rng):
     weight, h, grid = layer(rng)
     half = Grid(grid.scale[:3], grid.zero[:3], grid.low, grid.high)
 
-    np.testing.assert_array_equal(rounding(weight, h, grid)[:3], rounding(weight[:3], h, half))
+    np.testing.assert_array_equal(
+        rounding(weight, Form(h), grid)[:3], rounding(weight[:3], Form(h), half)
+    )
 
 
 def test_weights_on_the_grid_stay(rng):
@@ -66,4 +69,4 @@ def test_weights_on_the_grid_stay(rng):
     exact = grid.real(np.clip(np.rint(weight / grid.scale), -7, 7))
 
     for rounding in ROUNDINGS.values():
-        np.testing.assert_array_equal(grid.real(rounding(exact, h, grid)), exact)
+        np.testing.assert_array_equal(grid.real(rounding(exact, Form(h), grid)), exact)

@@ -81,13 +81,13 @@ def test_rounding_weights_only_by_the_gram_matrix_errs_less(calibrated, weights,
     assert auto < 0.6 * nearest
 
 
-def test_three_bits_use_seven_values(calibrated):
+def test_three_bits_use_eight_values(calibrated):
     model, _ = calibrated
 
     quantized = qtool.quantize(model, weights="int3")
 
     integers = [array(v) for v in quantized.graph.initializers.values() if "INT4" in str(v.dtype)]
-    assert {int(i) for v in integers for i in v.astype(int).flat} == set(range(-3, 4))
+    assert {int(i) for v in integers for i in v.astype(int).flat} == set(range(-4, 4))
 
 
 def test_rounding_in_blocks_gives_the_same_bytes_for_any_number_of_threads(calibrated):

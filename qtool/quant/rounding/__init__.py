@@ -1,6 +1,6 @@
 """Rounding methods: how weights become integers once their scales are chosen.
 
-Shape legend: C rows (output channels of one group), K weights in each; H is (K, K).
+Shape legend: C rows (output channels of one group), K weights in each.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from qtool.quant.rounding.descent import descent
+from qtool.quant.rounding.form import Form
 from qtool.quant.rounding.gptq import gptq
 from qtool.quant.rounding.grid import Float64, Grid
 from qtool.quant.rounding.nearest import nearest
@@ -19,8 +20,8 @@ class Rounding(Protocol):
     The result lies within the grid's limits and does not depend on threads or the machine.
     """
 
-    def __call__(self, weight: Float64, h: Float64, grid: Grid) -> Float64:
-        """Return integers, float64 (C, K); h is symmetric and positive definite."""
+    def __call__(self, weight: Float64, form: Form, grid: Grid) -> Float64:
+        """Return integers, float64 (C, K)."""
         ...
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from qtool import _native
+from qtool.quant.rounding.form import Form
 from qtool.quant.rounding.gptq import gptq
 from qtool.quant.rounding.grid import Float64, Grid
 
 
-def descent(weight: Float64, h: Float64, grid: Grid) -> Float64:
+def descent(weight: Float64, form: Form, grid: Grid) -> Float64:
     """Return integers that no change of one of them by one step improves."""
-    q = gptq(weight, h, grid)
-    w, form = np.ascontiguousarray(weight), np.ascontiguousarray(h)
+    q = gptq(weight, form, grid)
+    w = np.ascontiguousarray(weight)
     return np.asarray(
-        _native.round_descent(w, form, q, grid.scale, grid.zero, low=grid.low, high=grid.high)
+        _native.round_descent(w, form.h, q, grid.scale, grid.zero, low=grid.low, high=grid.high)
     )

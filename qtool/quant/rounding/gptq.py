@@ -9,16 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from qtool import _native
-from qtool.hessian import inverse_factor
+from qtool.quant.rounding.form import Form
 from qtool.quant.rounding.grid import Float64, Grid
 
 
-def gptq(weight: Float64, h: Float64, grid: Grid) -> Float64:
+def gptq(weight: Float64, form: Form, grid: Grid) -> Float64:
     """Return the integers that one pass finds, from the largest diagonal element of h down."""
-    order = np.argsort(-np.diagonal(h), kind="stable")
-    factor = inverse_factor(np.ascontiguousarray(h[np.ix_(order, order)]))
+    order = form.order
     rows, cut = np.ascontiguousarray(weight[:, order]), grid.ordered(order)
-    found = _native.round_gptq(rows, factor, cut.scale, cut.zero, low=grid.low, high=grid.high)
+    found = _native.round_gptq(rows, form.factor, cut.scale, cut.zero, low=grid.low, high=grid.high)
     q = np.empty_like(weight)
     q[:, order] = found
     return q

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,12 +34,28 @@ class Grid:
         """Return the values that integers (C, K) stand for."""
         return np.asarray(self.scale * (q - self.zero))
 
+    def nearest(self, weight: Float64) -> Float64:
+        """Return the integers nearest to weight (C, K)."""
+        return np.clip(np.rint(weight / self.scale) + self.zero, self.low, self.high)
+
     def ordered(self, order: npt.NDArray[np.intp]) -> Grid:
         """Return the grid of the columns in this order."""
         scale, zero = (np.ascontiguousarray(v[:, order]) for v in (self.scale, self.zero))
         return Grid(scale, zero, self.low, self.high)
 
-    def scaled(self, factor: Float64) -> Grid:
-        """Return the grid with scales times factor (C, 1), rounded to float32."""
-        scale = (self.scale * factor).astype(np.float32).astype(np.float64)
-        return replace(self, scale=scale)
+    def rows(self, part: npt.NDArray[np.intp]) -> Grid:
+        """Return the grid of these rows."""
+        scale, zero = (np.ascontiguousarray(v[part]) for v in (self.scale, self.zero))
+        return replace(self, scale=scale, zero=zero)
+
+    def uniform(self, scale: Float64, zero: Float64) -> Grid:
+        """Return a grid with one scale, rounded to float32, and zero point for each row, (C,)."""
+        made = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32).astype(np.float64)
+        spread = [np.repeat(v[:, None], self.scale.shape[1], axis=1) for v in (made, zero)]
+        return replace(self, scale=spread[0], zero=spread[1])
+
+
+def stacked(grids: Sequence[Grid]) -> Grid:
+    """Return the grid of the rows of all, one below the other."""
+    scale, zero = (np.concatenate([getattr(g, v) for g in grids]) for v in ("scale", "zero"))
+    return replace(grids[0], scale=scale, zero=zero)

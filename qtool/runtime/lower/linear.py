@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.model import attribute
+from qtool.qparams import broadcast
 from qtool.runtime.lower import float_linear, wide_linear
 from qtool.runtime.lower.integer_bias import Int32, read_bias
 from qtool.runtime.lower.outputs import Output, becomes_wide, give, output_of
@@ -144,7 +145,7 @@ def in_arena(lowering: Lowering, x: Tensor) -> Tensor:
 def read_weight(lowering: Lowering, value: ir.Value | None, axis: int) -> Weight | None:
     """Return a constant weight as int8 with scales along the axis of its output channels.
 
-    None when it is none, or not symmetric, or wider than 8 bits.
+    None when it is none, wider than 8 bits, or of 8 bits and not symmetric.
     """
     found = lowering.value(value)
     if not isinstance(found, Dequantized) or not isinstance(found.q, Known) or found.block:
@@ -152,13 +153,15 @@ def read_weight(lowering: Lowering, value: ir.Value | None, axis: int) -> Weight
     qparams = found.qparams
     if qparams.dtype not in ("int8", "uint8", "int4", "uint4") or found.reals is not None:
         return None
-    middle = 128 if qparams.dtype == "uint8" else 8 if qparams.dtype == "uint4" else 0
-    if (qparams.zero_point != middle).any():
+    few = qparams.dtype.endswith("int4")  # q - zero_point then fits int8
+    middle = 128 if qparams.dtype == "uint8" else 0
+    if not few and (qparams.zero_point != middle).any():
         return None
     array = found.q.array
     if qparams.axis is not None and qparams.axis % array.ndim != axis:
         return None
-    integers = (array.astype(np.int16) - middle).astype(np.int8) if middle else array
+    zero = broadcast(qparams, array.ndim)[1].astype(np.int16) if few else middle
+    integers = (array.astype(np.int16) - zero).astype(np.int8) if np.any(zero) else array
     return Weight(integers.astype(np.int8, copy=False), qparams.scale)
 
 
