@@ -102,7 +102,7 @@ class Statistics:
     """Calibration statistics: tensors by tensor name, grams by the first output of their node."""
 
     model: str  # fingerprint() of the model that ran
-    source: str  # "samples" or "random"
+    source: str  # "samples", "random" or "synthetic"
     n_samples: int
     shards: tuple[str, ...] = ()  # ("2/8",) for a part; () when complete
     tensors: Mapping[str, TensorStatistics] = field(default_factory=dict)

@@ -31,6 +31,7 @@ def size(ctx, param, value):
 @options.input_option
 @options.statistics_output_option
 @options.data_options
+@options.data_free_option
 @click.option(
     "--tensors", multiple=True, metavar="GLOB",
     help="Observe these tensors. Repeatable.  [default: those that quantize needs]",

@@ -197,9 +197,10 @@ def _knowledge_lines(found: Inspection) -> Iterator[str]:
         whose = (
             "this model" if known.of_this_model else "the model that was calibrated, not this one"
         )
+        kind = "" if known.source == "samples" else f"{known.source} "
         yield (
             f"statistics: {known.n_tensors} tensors{grams}, "
-            f"{known.n_samples} {'random ' if known.source == 'random' else ''}samples{shards}, "
+            f"{known.n_samples} {kind}samples{shards}, "
             f"of {whose}"
         )
     if found.preprocess is not None:

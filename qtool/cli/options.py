@@ -133,6 +133,13 @@ def data_options(command: F) -> F:
     return command
 
 
+data_free_option = click.option(
+    "--data-free", is_flag=True,
+    help="No samples: make pictures up, and fit what layers see to the batch-norm statistics that "
+    "freeze kept. Needs --preprocess.",
+)  # fmt: skip
+
+
 def selection_options(verb: str) -> Callable[[F], F]:
     """Return what adds --only and --exclude; verb says what the command does to the nodes."""
     only = click.option(
@@ -174,7 +181,8 @@ def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any
     from qtool.data import open_samples
 
     chosen = {key: given.pop(key) for key in DATA_KEYS}
-    if chosen["data"] is None and not chosen["random"]:
+    chosen["data_free"] = given.pop("data_free", False)
+    if chosen["data"] is None and not chosen["random"] and not chosen["data_free"]:
         alone = [f"--{key}" for key in ("preprocess", "samples", "shuffle") if chosen[key]]
         if alone:
             raise UsageError(f"{alone[0]} is about samples: give them with --data")
@@ -186,7 +194,7 @@ def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any
 
 def require_data(given: dict[str, Any]) -> None:
     """Fail when what data_options gave names no samples."""
-    if given["data"] is None and not given["random"]:
+    if given["data"] is None and not given["random"] and not given.get("data_free"):
         raise UsageError("no samples: give --data, or --random to try without")
 
 

@@ -26,6 +26,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               "it can, else MatMul and Gemm dynamic and other weights weight-only.")
 @click.option("--statistics", metavar="QTM", help="Take the statistics from this calibrated model.")
 @options.data_options
+@options.data_free_option
 @click.option("--range", "range", default="mse", show_default=True,
               type=Registered("qtool.statistics.ranges", "RANGES", "range method"),
               help="How the ranges of activations follow from their statistics.")
@@ -106,7 +107,7 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
 
     rest["exclude"] += exclude_from
     rest["layers"] = layers_from + rest["layers"]
-    samples = {key: rest[key] for key in options.DATA_KEYS}
+    samples = {key: rest[key] for key in (*options.DATA_KEYS, "data_free")}
     chosen = {key: rest.pop(key) for key in set(rest) - set(samples)}
     Options(**chosen)  # fails on a contradiction before anything is read
     options.check_json(as_json, output)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 SAMPLED = ("calibrate",)  # commands that need the samples again
+MADE = {"random": "--random", "synthetic": "--data-free"}  # sources that need no samples
 MEASURED = ("compress",)  # and those that need the samples that measured
 
 
@@ -24,7 +25,7 @@ def script(
     if not history:
         return ""
     sampled = [s for s in history if s["command"] in SAMPLED or "source" in s["options"]]
-    drawn = any(step["options"].get("source") != "random" for step in sampled)
+    drawn = any(step["options"].get("source") not in MADE for step in sampled)
     measured = any(step["command"] in MEASURED for step in history)
     lines = ["MODEL=model.onnx  # what it began with"]
     if drawn:
@@ -51,12 +52,10 @@ def _typed(command: str, given: Mapping[str, Any], preprocessed: bool) -> Iterat
     """Yield the words of a step's options."""
     rest = dict(given)
     if command in SAMPLED or "source" in rest:
-        if rest.pop("source", "samples") == "random":
-            yield "--random"
-        else:
-            yield '--data "$DATA"'
-            if preprocessed:
-                yield "--preprocess preprocess.json"
+        source = rest.pop("source", "samples")
+        yield MADE.get(source, '--data "$DATA"')
+        if preprocessed and source != "random":
+            yield "--preprocess preprocess.json"
     if command in MEASURED:
         yield '--data "$EVALUATION"'
         if rest.pop("calibration", False):

@@ -38,7 +38,7 @@ class Source(Protocol):
     """Where samples come from."""
 
     n: int | None  # None where only iterating tells
-    kind: str  # "samples" or "random"
+    kind: str  # "samples", "random" or "synthetic"
     slow: bool  # worth reading ahead in threads
     floats: bool  # whether arrays may be floating-point
 

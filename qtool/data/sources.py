@@ -21,6 +21,7 @@ from qtool.data.preprocess import Preprocess
 from qtool.data.presets import PRESETS, read_preprocess
 from qtool.data.random_samples import RandomSamples
 from qtool.data.samples import Samples, Source
+from qtool.data.synthetic import SyntheticPictures
 from qtool.data.table import Table, choose_arrays, choose_label
 from qtool.data.tensor_files import TestDataSets, data_sets
 from qtool.errors import DataError, QtoolError, UnsupportedError, UsageError
@@ -39,6 +40,7 @@ def open_samples(
     samples: int | None = None,
     shuffle: bool = False,
     random: bool = False,
+    data_free: bool = False,
     seed: int = 0,
     label_key: str = "y",
     labels: bool | None = False,
@@ -63,6 +65,8 @@ def open_samples(
             raise UsageError("--data and --random contradict each other; give one of them")
         inputs = [replace(target, preprocess=None) for target in inputs]
         found: Source = RandomSamples(inputs, samples, seed, rows=fixed != 1)
+    elif data_free:
+        found = _made(source, inputs, spec, samples, seed)
     elif source is None:
         raise UsageError("no samples: name them with --data, or use --random")
     else:
@@ -93,6 +97,25 @@ def open_samples(
         padded=fixed is not None,
         preprocess=None if spec is None else spec.to_json(),
     )
+
+
+def _made(
+    source: str | None, inputs: list[Input], spec: Preprocess | None, n: int | None, seed: int
+) -> SyntheticPictures:
+    """Return made pictures for the one input of a model."""
+    if source is not None:
+        raise UsageError("--data and --data-free contradict each other; give one of them")
+    if spec is None:
+        raise UsageError(
+            "--data-free makes pictures: say how pixels become what the model takes, "
+            "with --preprocess"
+        )
+    if len(inputs) != 1:
+        raise DataError(
+            f"the model has {len(inputs)} inputs: --data-free makes pictures for a single one; "
+            "give samples with --data"
+        )
+    return SyntheticPictures(inputs[0], spec, n, seed)
 
 
 def _open(

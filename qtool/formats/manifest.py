@@ -20,7 +20,7 @@ PLAIN, PACKED_2, PACKED = VERSIONS = (1, 2, 3)
 MAX_RANK = 32  # what numpy 1 can have
 MAX_BYTES = 1 << 50
 CRC_DIGITS = 8
-SOURCES = ("samples", "random")  # of statistics
+SOURCES = ("samples", "random", "synthetic")  # of statistics
 
 
 @dataclass

@@ -230,7 +230,7 @@ def _made(page: Page) -> Iterator[tuple[str, str]]:
         yield "SHA-256 of the model it began with", page.source
     known = found.statistics
     if known is not None:
-        drawn = " random" if known.source == "random" else ""
+        drawn = "" if known.source == "samples" else f" {known.source}"
         yield "calibration", f"{words.whole(known.n_samples)}{drawn} samples"
     if found.preprocess:
         pairs = (f"{key} = {value}" for key, value in sorted(found.preprocess.items()))

@@ -6,6 +6,8 @@ See docs/accuracy.md.
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +19,9 @@ from qtool import hessian
 from qtool.model import BatchNormStatistics, Model, Names, add_initializer, array
 from qtool.quant.plan import plan
 from qtool.quant.ties import Ids, Ties, ties
+from qtool.shapes import infer_shapes
+
+log = logging.getLogger("qtool")
 
 Float64 = npt.NDArray[np.float64]
 
@@ -86,6 +91,8 @@ class Problem:
 
 
 CAP = 1e4  # the largest factor
+STEPS = 16  # factors are 2 ** (k / STEPS): rounding errors cannot change them, and they are written
+KEY = "qtool.equalized"  # in a model's metadata: the k of each tensor's channels, as JSON
 
 
 def problem(
@@ -171,6 +178,16 @@ def _bounds(tied: Ties, size: Float64) -> tuple[Float64, Float64]:
     return lower, upper
 
 
+def on_grid(problem: Problem, factors: Float64) -> Float64:
+    """Return factors as powers of the grid within the bounds."""
+    low, high = np.ceil(_steps(problem.lower)), np.floor(_steps(problem.upper))
+    return np.asarray(np.exp2(np.clip(np.rint(_steps(factors)), low, high) / STEPS))
+
+
+def _steps(factors: Float64) -> Float64:
+    return np.asarray(np.log2(factors) * STEPS)
+
+
 def equalized(model: Model, factors: Float64, *, fold: bool = False) -> Model:
     """Return the model with channels scaled by the factors of the variables of ties(model).
 
@@ -191,6 +208,7 @@ def equalized(model: Model, factors: Float64, *, fold: bool = False) -> Model:
         if name in scale
     }
     result = replace(result, batch_norm={**model.batch_norm, **known}, statistics=None)
+    result.ir.metadata_props[KEY] = _record(tied, factors)
     names = Names(result.graph)
     if fold:
         return result
@@ -199,6 +217,50 @@ def equalized(model: Model, factors: Float64, *, fold: bool = False) -> Model:
         if ids is not None and np.any(factors[ids] != 1):
             _limit_per_channel(node, factors[ids], names)
     return result
+
+
+def _record(tied: Ties, factors: Float64) -> str:
+    found = {}
+    for node in tied.layers:
+        steps = np.rint(_steps(factors[tied.ids[node.outputs[0]]])).astype(int)
+        if steps.any():
+            found[node.outputs[0].name] = steps.tolist()
+    return json.dumps(found, separators=(",", ":"))
+
+
+def aligned(reference: Model, model: Model, *, fold: bool = False) -> Model:
+    """Return the reference with its channels scaled as those of the equalized model.
+
+    So tensors of one name hold the same numbers. A model that is not equalized gives the
+    reference itself, and so does, with a warning, a reference of other tensors.
+    """
+    text = model.ir.metadata_props.get(KEY)
+    if text is None or KEY in reference.ir.metadata_props:
+        return reference
+    typed = infer_shapes(reference)
+    factors = _recorded(ties(typed), text)
+    if factors is None:
+        log.warning(
+            "the model is equalized, and the reference has not the tensors to do the same to: "
+            "what is said of single layers does not hold; give the model that was quantized"
+        )
+        return reference
+    return equalized(typed, factors, fold=fold)
+
+
+def _recorded(tied: Ties, text: str) -> Float64 | None:
+    """Return the factors that a record says; None if it is damaged or of other tensors."""
+    try:
+        record = {name: np.array(steps, np.int16) for name, steps in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
+    ids = {value.name: found for value, found in tied.ids.items()}
+    factors = np.ones(len(tied.free))
+    for name, steps in record.items():
+        if name not in ids or steps.shape != ids[name].shape or np.abs(steps).max() > 1 << 10:
+            return None
+        factors[ids[name]] = np.exp2(steps / STEPS)
+    return factors if np.all(tied.free | (factors == 1)) else None
 
 
 def _scale(layer: Layer, factors: Float64) -> None:

@@ -24,40 +24,16 @@ from qtool.registry import lookup
 from qtool.runtime.ort import OrtSession
 from qtool.runtime.sweep import sweep
 from qtool.shapes import infer_shapes
+from qtool.stages._channel_sums import ChannelSums
 from qtool.stages._correction import some
 
 log = logging.getLogger("qtool")
 
 SAMPLES = 64  # whose channels are looked at
 LEAST_GAIN = 0.5  # dB, of the predicted error
-FIXED = 2.0**32  # means are summed in this unit, exactly, so that their order does not matter
 
 Array = npt.NDArray[Any]
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
-
-
-class _Channel:
-    """Sums of one tensor's channels, over samples in any order."""
-
-    def __init__(self) -> None:
-        self.minimum: Any = np.inf
-        self.maximum: Any = -np.inf
-        self.sums: Any = 0  # (2, C): mean and mean square, in units of 1 / FIXED
-        self.n = 0
-
-    def add(self, values: Array) -> None:
-        others = tuple(i for i in range(values.ndim) if i != 1)
-        self.minimum = np.minimum(self.minimum, values.min(others))
-        self.maximum = np.maximum(self.maximum, values.max(others))
-        wide = values.astype(np.float64)
-        moments = np.stack([wide.mean(others), np.square(wide).mean(others)])
-        self.sums = self.sums + np.rint(moments * FIXED).astype(np.int64)
-        self.n += 1
-
-    def finish(self) -> ChannelStatistics:
-        mean, square = np.asarray(self.sums / (FIXED * max(1, self.n)))
-        low, high = (np.asarray(v, np.float64) for v in (self.minimum, self.maximum))
-        return ChannelStatistics(low, high, mean, np.maximum(square - mean * mean, 0.0))
 
 
 def channel_statistics(
@@ -66,7 +42,7 @@ def channel_statistics(
     """Return the statistics of the channels of the tensors that equalization looks at."""
     inputs = {spec.name for spec in model.inputs()}
     names = observed_names(model)
-    found = {name: _Channel() for name in names}
+    found = {name: ChannelSums() for name in names}
     lock = threading.Lock()
 
     def see(_: Any, outputs: Mapping[str, Array]) -> None:

@@ -21,6 +21,7 @@ from qtool.runtime.memory import resident_bytes, session_bytes
 from qtool.runtime.ort import Array, OrtSession
 from qtool.runtime.sweep import Sample, sweep
 from qtool.shapes import infer_shapes
+from qtool.stages._matching import matched
 from qtool.statistics.budget import Pass, megabytes, plan_passes, spilled
 from qtool.statistics.gram import FLOATS, Gram, Layer, gram_layers
 from qtool.statistics.histogram import BYTES as HISTOGRAM_BYTES
@@ -58,7 +59,8 @@ def calibrate(
     samples 1, 9, 17, ... counted from 0; `merge` joins the parts. tensors are globs over tensor
     names; by default the tensors are those whose ranges static quantization needs. gram also
     sums the Gram matrix of each weighted layer's input, in as many passes over the data as keep
-    the process under memory bytes.
+    the process under memory bytes. Made pictures (source "synthetic") are seen as layers with
+    batch-norm statistics would have seen real ones.
 
     Raises:
         UsageError: a pattern matches no tensor, shard is no part, or memory is too little.
@@ -75,7 +77,10 @@ def calibrate(
 
     # One session for all passes: what it has to return changes how onnxruntime fuses nodes.
     wanted = {*histograms, *(layer.tensor for layer in layers)} - {i.name for i in model.inputs()}
-    session = OrtSession(model, outputs=sorted(wanted) or None, ordered=bool(layers))
+    runs = model
+    if part.source == "synthetic":
+        runs = matched(model, data=data, threads=threads, progress=progress)
+    session = OrtSession(runs, outputs=sorted(wanted) or None, ordered=bool(layers))
     grams: dict[str, GramStatistics] = {}
     for number, planned in enumerate(passes, 1):
         sums = {layer.what: Gram(layer) for layer in planned.layers}  # layers that agree share one

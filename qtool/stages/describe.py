@@ -164,7 +164,7 @@ def _of_statistics(name: str, known: TensorStatistics, model: Model) -> Descript
         "activation",
         "" if value is None or value.dtype is None else dtype_name(value.dtype),
         None if value is None else shape_of(value),
-        f"{of.n_samples} {'random ' if of.source == 'random' else ''}samples",
+        f"{of.n_samples} {'' if of.source == 'samples' else of.source + ' '}samples",
         known.count,
         None,
         known.n_zeros,

@@ -49,6 +49,7 @@ ROUNDING = ("auto", *ROUNDINGS, "sequential")
 CORRECTIONS = ("auto", "none", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
+STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 
@@ -414,9 +415,13 @@ def _softmax_qparams(dtype: str) -> QParams:
 
 def _range(group: Group, statistics: Statistics, options: Options) -> tuple[float, float]:
     found = merged([_found(value, statistics) for value in group.observed])
-    method = "minmax" if group.keep_range else options.range
+    made = statistics.source == "synthetic"
+    method = "minmax" if group.keep_range or made else options.range
     qmin, qmax = limits(options.activations)
-    return RANGES[method](found, levels=qmax - qmin + 1, symmetric=options.activation_symmetric)
+    choose = RANGES[method]
+    low, high = choose(found, levels=qmax - qmin + 1, symmetric=options.activation_symmetric)
+    stretch = STRETCH if made and group.keep_range else 1.0
+    return low * stretch, high * stretch
 
 
 def _found(value: ir.Value, statistics: Statistics) -> TensorStatistics:

@@ -12,6 +12,7 @@ from qtool.data import Samples
 from qtool.errors import QtoolError, UsageError
 from qtool.model import Json, Model, TensorStatistics
 from qtool.quant.coverage import Coverage
+from qtool.quant.equalize import aligned
 from qtool.runtime import RUNTIMES
 from qtool.stages._evaluation import Report as Evaluation
 from qtool.stages._evaluation import make_report
@@ -149,9 +150,10 @@ def report(
         used = layer_samples if data.n is None else min(layer_samples, data.n)
     if data is not None and reference is not None and layer_samples:
         layers = [row.layer for row in rows if row.layer is not None]
+        same = aligned(reference, model)
         feeds = -(-layer_samples // data.batch)
         errors, seen = measure(
-            model, reference, layers, data, n_samples=feeds, threads=threads, progress=progress
+            model, same, layers, data, n_samples=feeds, threads=threads, progress=progress
         )
         if 2 * len(errors) < len(layers):
             notes.append(

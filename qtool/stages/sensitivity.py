@@ -13,6 +13,7 @@ from qtool.data.held import Held, hold
 from qtool.errors import UnsupportedError, UsageError
 from qtool.model import Json, Model, Statistics, fingerprint
 from qtool.quant.coverage import coverage
+from qtool.quant.equalize import aligned
 from qtool.quant.pairs import Pair, pairs
 from qtool.stages._causes import Cause, cause_of
 from qtool.stages._measure import Measured, measure_alone, measure_together
@@ -133,6 +134,7 @@ def _both(
     if coverage(model).is_quantized:
         if reference is None:
             raise UsageError("the model is quantized: give the float one with --reference")
+        reference = aligned(reference, model, fold=True)
         _paired(model, reference)  # before anything is run
         common_inputs(model, reference)
         known = reference

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qtool.data import Sample, Samples
 from qtool.errors import QtoolError, UsageError
 from qtool.model import Model
+from qtool.quant.equalize import aligned
 from qtool.runtime import RUNTIMES, Runner
 from qtool.runtime.sweep import sweep
 from qtool.shapes import shapes, size
@@ -71,6 +72,7 @@ def verify(
     """
     check_request(min_sqnr, min_agreement, reference is not None)
     start, threads = time.perf_counter(), threads or available_cores()
+    reference = None if reference is None else aligned(reference, model)
     trio = _trio(model, reference, None, {})
     samples, found_outputs = _outputs(trio, data, threads, progress)
     outputs = output_reports(model, found_outputs)

@@ -123,3 +123,17 @@ def single_gemm(tmp_path, rng):
     np.savez(tmp_path / "g.npz", x=rng.normal(size=(8, 4)).astype(np.float32))
     model = load(tmp_path / "gemm.onnx")
     return model, open_samples(str(tmp_path / "g.npz"), model.inputs())
+
+
+@pytest.mark.parametrize("ending", ["onnx", "qtm"])
+def test_layers_of_the_equalized_model_are_compared_with_the_scaled_reference(
+    uneven, tmp_path, ending
+):
+    model, data = uneven
+    save(qtool.quantize(model, data=data, per_channel=False), tmp_path / f"q.{ending}")
+
+    found = qtool.verify(load(tmp_path / f"q.{ending}"), reference=model, data=data)
+
+    known = [layer.sqnr for layer in found.layers if layer.sqnr is not None]
+    assert len(known) >= 3
+    assert min(known) > 20

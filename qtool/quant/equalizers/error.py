@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from qtool.quant.equalize import Float64, Problem
+from qtool.quant.equalize import Float64, Problem, on_grid
 from qtool.quant.equalizers.noise import Terms, importance, predicted, terms
 
 POWERS = (8.0, 16.0, 32.0)  # of the norms that take the place of maxima, one after the other
 STEPS = 120  # of each
 RATE = 0.1  # of log s
-GRID = 16  # factors are 2 ** (k / GRID): what rounding errors may not change
 
 
 def error(problem: Problem) -> Float64:
@@ -26,9 +25,7 @@ def error(problem: Problem) -> Float64:
     u = np.zeros(len(low))
     for power in POWERS:
         u = _descend(terms(problem, weights, power), u, low, high)
-    factors = np.exp2(np.rint(u / np.log(2) * GRID) / GRID)
-    one = np.ones(len(low))
-    factors = np.clip(factors, problem.lower, problem.upper)
+    factors, one = on_grid(problem, np.exp(u)), np.ones(len(low))
     return factors if predicted(problem, factors) < predicted(problem, one) else one
 
 

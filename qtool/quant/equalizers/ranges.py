@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qtool.quant.equalize import Float64, Problem
+from qtool.quant.equalize import Float64, Problem, on_grid
 
 SWEEPS = 50
 SETTLED = 1e-4
@@ -32,4 +32,4 @@ def ranges(problem: Problem) -> Float64:
         factors = moved
         if settled:
             break
-    return factors
+    return on_grid(problem, factors)
