@@ -173,7 +173,8 @@ DATA_KEYS = tuple(DATA_DEFAULTS)
 
 def unusual(given: dict[str, Any]) -> dict[str, Any]:
     """Return what data_options gave, without what is their default."""
-    return {key: given[key] for key, usual in DATA_DEFAULTS.items() if given[key] != usual}
+    usual = {**DATA_DEFAULTS, "data_free": False}
+    return {key: given[key] for key in usual if key in given and given[key] != usual[key]}
 
 
 def open_data(model: Any, given: dict[str, Any], *, labels: bool = False) -> Any:

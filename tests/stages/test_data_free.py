@@ -120,14 +120,18 @@ def test_threads_do_not_change_a_byte(trained, tmp_path):
 def test_the_command_line_quantizes_without_samples(trained, tmp_path, cli, rng):
     save(trained, tmp_path / "m.qtm")
     common = ["--data-free", "--preprocess", "unit", "--samples", 8]
+    recipe = ["--save-recipe", tmp_path / "r.json"]
 
-    one = cli("quantize", "-i", tmp_path / "m.qtm", *common, "-o", tmp_path / "q.onnx")
+    one = cli("quantize", "-i", tmp_path / "m.qtm", *common, *recipe, "-o", tmp_path / "q.onnx")
+    two = cli("quantize", "-i", tmp_path / "m.qtm", "--recipe", tmp_path / "r.json",
+              "-o", tmp_path / "r.onnx")  # fmt: skip
     cli("calibrate", "-i", tmp_path / "m.qtm", *common, "--gram", "-o", tmp_path / "c.qtm")
     steps = [step.to_json() for step in load(tmp_path / "c.qtm").history]
 
     x = rng.random((1, 3, 16, 16)).astype(np.float32)
     want, got = (OrtSession(m).run({"x": x})["y"] for m in (trained, load(tmp_path / "q.onnx")))
-    assert one.exit_code == 0
+    assert (one.exit_code, two.exit_code) == (0, 0)
+    assert (tmp_path / "q.onnx").read_bytes() == (tmp_path / "r.onnx").read_bytes()
     assert np.abs(want - got).max() < 0.1 * np.abs(want).max()
     assert "--data-free" in script(steps, {"scale": 1}, "c.qtm")
 
