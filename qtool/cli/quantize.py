@@ -59,7 +59,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 @click.option("--correct", default="auto", show_default=True,
               type=Registered(STAGE, "CORRECTIONS", "bias correction"),
               help="sequential: with --data, layer after layer, shift biases so that each channel "
-              "has the mean of the float model. auto: where there are samples.")
+              "has the mean of the float model. analytic: by what batch-norm statistics let "
+              "expect, without samples. auto: the first with --data, else the second.")
 @click.option("--target", type=Registered("qtool.quant.pair_sums", "TARGETS", "target"),
               help="avx2: 7 bits for the channels whose products would saturate there.")
 @click.option("--per-channel/--per-tensor", default=True, show_default=True,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,19 @@ class Rounded:
     qparams: QParams
     integers: npt.NDArray[np.int32]
     shift: Float64 | None
+
+
+class WeightRounder(Protocol):
+    """Chooses the integers of a weight by more than its values."""
+
+    def __call__(
+        self, weight: Float32, qparams: QParams, users: Sequence[ir.Node], *, corrects: bool
+    ) -> Rounded | None:
+        """Return the integers of a weight that all users read alike; None if it knows no better.
+
+        corrects says that all users have a bias which will take the shift.
+        """
+        ...
 
 
 @dataclass(frozen=True)

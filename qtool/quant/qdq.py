@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qtool.model import array, constant
 from qtool.qparams import QParams, from_range, quantize
-from qtool.quant.layer_rounding import Rounder
+from qtool.quant.layer_rounding import WeightRounder
 from qtool.quant.op_rules import rule_of
 from qtool.quant.plan import Group, Plan
 from qtool.quant.qdq_chains import clamp_bounds
@@ -28,7 +28,7 @@ class Scheme:
     activation_dtype: str
     activation_symmetric: bool
     choose_weight: ChooseWeight
-    rounder: Rounder | None = None  # None: to the nearest
+    rounder: WeightRounder | None = None  # None: to the nearest
     target: str | None = None  # avx2: no sum of two products saturates there
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qtool.model import array, attribute, constant
 from qtool.qparams import QParams, broadcast, quantize
 from qtool.quant.channels import channel_axis, output_scale
-from qtool.quant.layer_rounding import Rounded, Rounder
+from qtool.quant.layer_rounding import Rounded, WeightRounder
 from qtool.quant.op_rules import rule_of, weight_index
 from qtool.quant.pair_sums import SHIFTS, hazard_channels
 from qtool.quant.qdq_constants import Constants, read_qparams
@@ -55,7 +55,7 @@ def quantize_weight(
     constants: Constants,
     choose: ChooseWeight,
     input_qparams: InputQParams,
-    rounder: Rounder | None = None,
+    rounder: WeightRounder | None = None,
     biased: Biased | None = None,
     target: str | None = None,
 ) -> list[str]:
@@ -97,7 +97,7 @@ def _rounded(
     values: Float32,
     qparams: QParams,
     users: Sequence[ir.Node],
-    rounder: Rounder | None,
+    rounder: WeightRounder | None,
     biased: Biased,
 ) -> Rounded | None:
     if rounder is None:

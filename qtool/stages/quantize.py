@@ -20,7 +20,8 @@ from qtool.quant import dynamic, qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
 from qtool.quant.equalizers import EQUALIZERS
-from qtool.quant.layer_rounding import Rounder, Search
+from qtool.quant.expectation import expected_rounding
+from qtool.quant.layer_rounding import Rounder, Search, WeightRounder
 from qtool.quant.layer_types import LayerType, layer_types, of_weight, parse, widest
 from qtool.quant.pair_sums import TARGETS
 from qtool.quant.plan import Group, Plan, plan
@@ -46,7 +47,8 @@ ACTIVATIONS = ("uint8", "int8", "uint16", "int16")
 WEIGHTS = ("int8", "uint8", "int4", "uint4", "int3", "uint3")
 FEW_BITS = ("int3", "int4")  # endings of the types that clipping weights can pay for
 ROUNDING = ("auto", *ROUNDINGS, "sequential")
-CORRECTIONS = ("auto", "none", "sequential")
+CORRECTIONS = ("auto", "none", "sequential", "analytic")
+BY_SAMPLES = ("auto", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
@@ -193,7 +195,7 @@ def quantize(
         "auto": _auto,
     }
     result = make[mode](model, chosen)
-    if mode == "static" and data is not None and chosen.correct != "none" and not fits:
+    if mode == "static" and data is not None and chosen.correct in BY_SAMPLES and not fits:
         used, tracked = threads or cores(), progress or untracked
         names = correct(reference, result, data=data, threads=used, progress=tracked)
         if names:
@@ -220,6 +222,11 @@ def _check(model: Model, options: Options, mode: str, data: Any) -> None:
         raise UsageError("--equalize is for static quantization: give --data")
     if options.rounding == "sequential" and (mode != "static" or data is None):
         raise UsageError("--rounding sequential is for static quantization: give --data")
+    if options.correct == "analytic" and not model.batch_norm:
+        raise UsageError(
+            "--correct analytic needs batch-norm statistics: give the .qtm that qtool freeze "
+            "writes of a model with BatchNormalization"
+        )
     if options.correct == "sequential" and (mode != "static" or data is None):
         raise UsageError("--correct sequential is for static quantization: give --data")
     if mode == "static" and model.statistics is not None and model.statistics.shards:
@@ -284,13 +291,16 @@ def _static(
         _qparams(group, statistics, _for_group(options, group, made, types))
         for group in made.groups
     ]
+    rounder: WeightRounder | None = _rounder(result, statistics, options, threads, zeros=True)
+    if rounder is None and options.correct in ("auto", "analytic"):
+        rounder = expected_rounding(result)
     scheme = qdq.Scheme(
         options.activations,
         options.activation_symmetric,
         lambda weight, axis, users: _weight_qparams(
             weight, axis, _for_layer(options, of_weight(users, types)).scheme
         ),
-        _rounder(result, statistics, options, threads, zeros=True) if samples is None else None,
+        rounder if samples is None else None,
         options.target,
     )
     for node, reason in made.reasons.items():
