@@ -56,6 +56,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               help="With --data: scale channels against the layers that read them, which leaves "
               "the model the same function. error: for the least predicted error; ranges: for "
               "equal ranges of weights. auto: error with --per-tensor.")
+@click.option("--smooth", default="auto", show_default=True,
+              type=Registered(STAGE, "SMOOTH", "smoothing"),
+              help="auto: with --data, move wide channels of activations into the weights of the "
+              "linear layers that read them, where the predicted error falls (SmoothQuant).")
 @click.option("--correct", default="auto", show_default=True,
               type=Registered(STAGE, "CORRECTIONS", "bias correction"),
               help="sequential: with --data, layer after layer, shift biases so that each channel "

@@ -34,6 +34,7 @@ from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
 from qtool.stages._equalize import equalize
 from qtool.stages._sequential import round_sequentially
+from qtool.stages._smooth import smooth
 from qtool.stages.calibrate import calibrate, cores, untracked
 from qtool.statistics.gram import gram_layers
 from qtool.statistics.histogram import merged
@@ -50,6 +51,7 @@ ROUNDING = ("auto", *ROUNDINGS, "sequential")
 CORRECTIONS = ("auto", "none", "sequential", "analytic")
 BY_SAMPLES = ("auto", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
+SMOOTH = ("auto", "none")
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
@@ -74,6 +76,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
     equalize: str = "auto"  # error, with --per-tensor and samples
+    smooth: str = "auto"  # with samples, where the predicted error falls
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
     integer_outputs: bool = False
@@ -92,6 +95,7 @@ class Options:
         lookup(dict.fromkeys(ROUNDING), self.rounding, "rounding")
         lookup(dict.fromkeys(CORRECTIONS), self.correct, "bias correction")
         lookup(dict.fromkeys(EQUALIZE), self.equalize, "equalizer")
+        lookup(dict.fromkeys(SMOOTH), self.smooth, "smoothing")
         if self.target is not None:
             lookup(dict.fromkeys(TARGETS), self.target, "target")
         if self.weight_method is not None:
@@ -176,12 +180,9 @@ def quantize(
     if mode == "auto":
         mode = "static" if model.statistics is not None or data is not None else "auto"
     reference = model
-    if mode == "static" and data is not None and chosen.equalizer is not None:
+    if mode == "static" and data is not None:
         used, tracked = threads or cores(), progress or untracked
-        reference, model = equalize(
-            model, chosen.equalizer, data=data, threads=used, progress=tracked,
-            weights=chosen.weights, activations=chosen.activations, per_channel=chosen.per_channel,
-        )  # fmt: skip
+        reference, model = _rescaled(model, data, used, tracked, chosen)
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress, chosen)
     _check(model, chosen, mode, data)
@@ -212,6 +213,23 @@ def quantize(
     if check:
         check_runs(result)
     return result.then("quantize", chosen.changed())
+
+
+def _rescaled(
+    model: Model, data: Any, threads: int, progress: Any, options: Options
+) -> tuple[Model, Model]:
+    """Return the model with channels scaled, as a float model and as what to quantize."""
+    reference = model
+    if options.equalizer is not None:
+        reference, model = equalize(
+            model, options.equalizer, data=data, threads=threads, progress=progress,
+            weights=options.weights, activations=options.activations,
+            per_channel=options.per_channel,
+        )  # fmt: skip
+    if options.smooth == "auto" and reference is model:
+        given = {"activations": options.activations, "weights": options.weights}
+        reference = model = smooth(model, data=data, threads=threads, **given)
+    return reference, model
 
 
 def _check(model: Model, options: Options, mode: str, data: Any) -> None:

@@ -1,0 +1,83 @@
+"""Smoothing on samples: what is known of the channels of each site, and the factors chosen."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qtool.model import Model
+from qtool.qparams import limits
+from qtool.quant.smoothing import Channels, factors, sites, smoothed
+from qtool.runtime.ort import OrtSession
+from qtool.runtime.sweep import sweep
+from qtool.stages._correction import some
+
+log = logging.getLogger("qtool")
+
+SAMPLES = 64  # whose channels are looked at
+FIXED = 2.0**32  # mean squares are summed in this unit, exactly: their order does not matter
+
+Array = npt.NDArray[Any]
+
+
+class _Sums:
+    """Ends and mean square of the channels along the last axis, over samples in any order."""
+
+    def __init__(self) -> None:
+        self._low: Any = np.inf
+        self._high: Any = -np.inf
+        self._squares: Any = 0
+        self._n = 0
+
+    def add(self, values: Array) -> None:
+        rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
+        self._low = np.minimum(self._low, rows.min(0))
+        self._high = np.maximum(self._high, rows.max(0))
+        self._squares = self._squares + np.rint(np.square(rows).mean(0) * FIXED).astype(np.int64)
+        self._n += 1
+
+    def finish(self) -> Channels:
+        square = np.asarray(self._squares / (FIXED * max(1, self._n)), np.float64)
+        return Channels(np.asarray(self._low), np.asarray(self._high), square)
+
+
+def smooth(model: Model, *, data: Any, threads: int, activations: str, weights: str) -> Model:
+    """Return the model with channels smoothed where that lowers the predicted error, or itself.
+
+    The result computes the same and has no statistics: those of the model are of other values.
+    """
+    names = [site.name for site in sites(model)]
+    if not names:
+        return model
+    known = _channels(model, names, some(data, SAMPLES), threads)
+    levels, weight_levels = (high - low for low, high in (limits(activations), limits(weights)))
+    chosen = {}
+    for site in sites(model):
+        t = factors(site, known[site.name], levels=levels, weight_levels=weight_levels // 2)
+        if t is not None:
+            chosen[site.name] = t
+    log.info("smoothed %d of %d tensors in front of linear layers", len(chosen), len(names))
+    if not chosen:
+        return model
+    made = smoothed(model, chosen)
+    return Model(made.ir, None, model.batch_norm, model.preprocess, model.history)
+
+
+def _channels(
+    model: Model, names: list[str], samples: Iterable[Callable[[], Any]], threads: int
+) -> dict[str, Channels]:
+    sums = {name: _Sums() for name in names}
+    lock = threading.Lock()
+
+    def see(_: Any, outputs: Mapping[str, Array]) -> None:
+        with lock:
+            for name, values in outputs.items():
+                sums[name].add(values)
+
+    sweep(OrtSession(model, outputs=names), samples, see, threads=threads)
+    return {name: one.finish() for name, one in sums.items()}
