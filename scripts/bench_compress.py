@@ -34,7 +34,7 @@ import numpy as np
 from bench_zoo import CASES, ROOT, ZOO, take
 
 RATIOS = (5.0, 6.5, 8.0, 10.0, 12.0)
-THREADS = 2
+THREADS = 1
 IMAGENET = ("squeezenet1_1", "mobilenet_v1_0.75")
 SMALL = ("resnet20", "resnet8", "vww", "dscnn-kws")
 MOST = 1.0  # % of predictions that a small net may be expected to change
@@ -75,21 +75,44 @@ def prepared(name: str, folder: Path) -> tuple[Any, Any, Any]:
     return model, learn, samples_for(model, data=str(parts[1]), preprocess=preprocess, **options)
 
 
-def scored(model: Any, reference: Any, data: Any) -> dict[str, Any]:
-    """Return drop, its paired 95 % interval, and agreement of a model."""
-    from qtool.stages.evaluate import evaluate
+class Judge:
+    """Drop and agreement on the evaluation samples, as qtool evaluate has them.
 
-    report = evaluate(model, data=data, reference=reference, threads=THREADS)
-    return {"drop": report.drop, "ci95": report.drop_ci95, "agreement": report.agreement}
+    The samples stay in memory and the float model runs once.
+    """
+
+    def __init__(self, model: Any, data: Any) -> None:
+        self._samples = [data[i] for i in range(len(data))]
+        self._labels = np.array([int(np.asarray(s.label).ravel()[0]) for s in self._samples])
+        self._before = self._classes(model)
+
+    def _classes(self, model: Any) -> Any:
+        from qtool.runtime.ort import OrtSession
+
+        session, name = OrtSession(model), model.outputs()[0].name
+        return np.array([int(session.run(s.feeds)[name].argmax()) for s in self._samples])
+
+    def score(self, model: Any) -> dict[str, Any]:
+        """Return drop, its paired 95 % interval, and agreement of a model."""
+        from qtool.metrics import METRICS
+        from qtool.metrics._paired import difference
+
+        after = self._classes(model)
+        right, before = ((x == self._labels)[:, None] for x in (after, self._before))
+        found = difference(METRICS["top1"], right, before)
+        agreement = 100 * float(np.mean(after == self._before))
+        return {"drop": found.drop, "ci95": found.ci95, "agreement": agreement}
 
 
 def worked(model: Any, learn: Any) -> Any:
     """Return the clustering of a model on grids; the calibration samples weigh its layers."""
+    from qtool.stages._followed import some
     from qtool.stages.cluster import Clustering, Options, clusterable, sensitivities
 
     options = Options(method="grid", bits=8)
-    layers = clusterable(model, options)
-    return Clustering(model, layers, sensitivities(model, layers, learn), options, THREADS)
+    layers, samples = clusterable(model, options), some(learn)
+    weights = sensitivities(model, layers, samples)
+    return Clustering(model, layers, weights, options, THREADS, samples)
 
 
 def curve(folder: Path, nncodec: str | None, names: list[str]) -> None:
@@ -99,10 +122,11 @@ def curve(folder: Path, nncodec: str | None, names: list[str]) -> None:
 
     for name in names:
         model, learn, test = prepared(name, folder)
-        work, full, peer = worked(model, learn), float_bytes(model), []
+        judge, full = Judge(model, test), float_bytes(model)
+        work, peer = worked(model, learn), []
         if nncodec:
             for n_bytes, other in rivals(nncodec, model, QUANTIZATIONS[name], folder):
-                result = scored(other, model, test)
+                result = judge.score(other)
                 peer.append((n_bytes, result["agreement"]))
                 say(what="curve", model=name, by="nncodec", bytes=n_bytes, ratio=full / n_bytes,
                     **result)  # fmt: skip
@@ -112,7 +136,7 @@ def curve(folder: Path, nncodec: str | None, names: list[str]) -> None:
             n_bytes, fast = packed_size(found, max=True), packed_size(found)
             seconds = time.perf_counter() - start
             sizes = {"bytes": n_bytes, "fast_bytes": fast, "ratio": full / n_bytes}
-            result = scored(found, model, test)
+            result = judge.score(found)
             needed = needed_bytes(peer, result["agreement"])
             smaller = None if needed is None else round(100 * (1 - n_bytes / needed), 1)
             say(what="curve", model=name, by="qtool", target=ratio, seconds=round(seconds, 1),
@@ -204,6 +228,7 @@ def small(folder: Path, names: list[str]) -> None:
 
     for name in names:
         model, learn, test = prepared(name, folder)
+        judge = Judge(model, test)
         quantized = qtool.quantize(replace(model, preprocess=None))
         plain = folder / f"{name}.int8.onnx"
         qtool.save(quantized, plain)
@@ -211,13 +236,13 @@ def small(folder: Path, names: list[str]) -> None:
         packed = packed_size(replace(quantized, statistics=None), max=True)
         say(what="int8", model=name, bytes=plain.stat().st_size, packed=packed,
             tflite=reference.stat().st_size if reference.exists() else None,
-            **scored(quantized, model, test))  # fmt: skip
+            **judge.score(quantized))  # fmt: skip
         tried = list(falling(worked(model, learn), model, learn, packed))
         passed = [entry for entry in tried if entry[1] <= MOST]
         place = len(passed) - 1  # the ladder ends behind the first that does not
         for i in range(max(place - 1, 0), len(tried)):
             n_bytes, changing, found = tried[i]
-            result = scored(found, model, test)
+            result = judge.score(found)
             say(what="small", model=name, bytes=n_bytes, chosen=i == place, expected=changing,
                 significant=bool(result["ci95"] and result["ci95"][0] > 0), **result)  # fmt: skip
 
