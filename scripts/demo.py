@@ -96,7 +96,8 @@ def chain(name: str) -> dict[str, Path]:
     sparse, grids, packed = (
         OUTPUT / f"{name}.{end}" for end in ("sparse.qtm", "grids.onnx", "packed.qtm")
     )
-    qtool("prune", "-i", calibrated, "--sparsity", 0.3, "-o", sparse)
+    least = ("--sparsity", 0.3, "--scope", "global", *samples)  # where the outputs miss it least
+    qtool("prune", "-i", calibrated, *least, "-o", sparse)
     qtool("cluster", "-i", sparse, "--method", "grid", "--bits", 3.5, "-o", grids)
     qtool("pack", "-i", grids, "-o", packed)
     return {"float": frozen, "int8": static, "int8 weights only": weights, PACKED: packed}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,11 @@ from qtool.model import Model, array, attribute, constant
 from qtool.quant.selection import node_label
 from qtool.registry import lookup
 from qtool.shapes import infer_shapes
+from qtool.stages._channels_refit import refit_in_turn
+from qtool.stages._probe import by_probes, by_variance, variance
 from qtool.stages._weights import Edit, WeightLayer, weight_layers
+
+Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
 
 log = logging.getLogger("qtool")
 Float64 = npt.NDArray[np.float64]
@@ -63,11 +68,18 @@ def prune_channels(
     only: tuple[str, ...],
     exclude: tuple[str, ...],
     method: str | None,
+    scope: str,
+    samples: Sequence[Any],
+    threads: int,
+    progress: Progress,
 ) -> Model:
     """Return the model without that share of the channels of every space that can lose some.
 
-    Those go whose readers miss them least: w^2 H_jj summed over the readers (magnitude: w^2). With
-    Gram statistics the readers' other weights make up for them, as does the bias.
+    scope global: that share of the layers' weights goes, with the channels of least cost a weight.
+
+    Those go whose readers miss them least, one after the other: with Gram statistics by what is
+    left once the readers' other weights and biases made up for it (wanda: w^2 H_jj, magnitude:
+    w^2), relative to each reader's output. With samples all layers are then fitted in turn.
 
     Raises:
         UnsupportedError: no channel can be removed; says why.
@@ -80,7 +92,17 @@ def prune_channels(
     wanted = {layer.name for layer in weight_layers(result, only, exclude, min_size=1)}
     found = _Spaces(result, layers, wanted)
     open_ = [space for space in found.all() if not space.frozen and space.readers]
-    gone = {id(space): _least(space, sparsity, method) for space in open_}
+    if scope == "global":
+        costs = by_probes(result, layers, samples, progress) if samples else by_variance(layers)
+        losing = [_Losing(space, method, costs) for space in open_]
+        _cheapest(losing, sparsity * sum(layer.size for layer in layers))
+    else:
+        losing = [_Losing(space, method, None) for space in open_]
+        _shares(losing, open_, sparsity)
+    gone = {
+        id(space): np.sort(np.array(one.gone, np.intp))
+        for space, one in zip(open_, losing, strict=True)
+    }
     n_gone = sum(len(channels) for channels in gone.values())
     if not n_gone:
         reasons = Counter(space.frozen or "nothing reads them" for space in found.all())
@@ -89,10 +111,13 @@ def prune_channels(
     for space in found.all():
         if space.frozen:
             log.debug("%d channels stay: %s", space.size, space.frozen)
-    _Surgery(result, layers, method).remove(open_, gone)
+    surgery = _Surgery(result, layers, method)
+    surgery.remove(open_, gone)
     total = sum(space.size for space in found.all())
     log.info("removed %d of %d channels, in %d places", n_gone, total, len(open_))
     _forget_shapes(result)
+    if samples and method in (None, "obs"):
+        refit_in_turn(model, result, surgery.kept(), samples, threads)
     return result
 
 
@@ -292,19 +317,107 @@ def _free(node: ir.Node) -> bool:
     return shape is not None and shape.size == 2 and int(shape[1]) == -1
 
 
-def _least(space: Space, sparsity: float, method: str | None) -> npt.NDArray[np.intp]:
-    """Return the channels of a space that go: at least one stays."""
-    scores = np.zeros(space.size)
-    for layer, start, spread in space.readers:
-        columns = _columns(layer, start, spread, space.size)
-        power = np.einsum("kk->k", layer.hessian.regular[0])
-        if method == "magnitude" or not layer.has_gram:
-            power = np.ones(power.size)
-        weights = (layer.rows[0] ** 2 * power).sum(0)[columns]
-        found = weights.reshape(space.size, -1).sum(1)
-        scores += found / max(float(found.sum()), 1e-300)
-    n_gone = min(round(sparsity * space.size), space.size - 1)
-    return np.sort(np.argsort(scores, kind="stable")[:n_gone])
+class _Losing:
+    """A space that loses channels, one after the other: the one that is missed least."""
+
+    def __init__(
+        self, space: Space, method: str | None, sensitivity: Mapping[str, float] | None
+    ) -> None:
+        self.gone: list[int] = []
+        self._size = space.size
+        self._readers = [
+            (
+                _Reader(layer, _columns(layer, at, spread, space.size).reshape(space.size, -1),
+                        method),
+                1.0 if sensitivity is None else sensitivity[layer.name] * variance(layer),
+            )
+            for layer, at, spread in space.readers
+        ]  # fmt: skip
+        read = sum(layer.rows.shape[1] * spread * layer.taps for layer, _, spread in space.readers)
+        self.weights = read + sum(layer.size // space.size for layer in space.makers)
+
+    def next(self) -> tuple[int, float]:
+        """Return the channel to remove next, and its cost; infinite for the last one."""
+        if len(self.gone) + 1 >= self._size:
+            return 0, np.inf
+        scores = np.sum([reader.costs() * worth for reader, worth in self._readers], axis=0)
+        scores[self.gone] = np.inf
+        channel = int(np.argmin(scores))
+        return channel, max(float(scores[channel]), 0.0)
+
+    def remove(self, channel: int) -> None:
+        """Take it out; the readers' other weights make up for it."""
+        self.gone.append(channel)
+        for reader, _ in self._readers:
+            reader.remove(channel)
+
+
+def _shares(losing: Sequence[_Losing], spaces: Sequence[Space], sparsity: float) -> None:
+    """Remove this share of the channels of each space; at least one stays."""
+    for one, space in zip(losing, spaces, strict=True):
+        for _ in range(min(round(sparsity * space.size), space.size - 1)):
+            one.remove(one.next()[0])
+
+
+def _cheapest(losing: Sequence[_Losing], wanted: float) -> None:
+    """Remove the channels of the least cost for each weight, until `wanted` weights are gone."""
+    waiting = [one.next() for one in losing]
+    while wanted > 0 and losing:
+        rates = [cost / one.weights for (_, cost), one in zip(waiting, losing, strict=True)]
+        place = int(np.argmin(rates))
+        if not np.isfinite(rates[place]):
+            return
+        losing[place].remove(waiting[place][0])
+        wanted -= losing[place].weights
+        waiting[place] = losing[place].next()
+
+
+class _Reader:
+    """What a layer loses with each channel that it reads, relative to its output.
+
+    obs: with V the inverse of H and B the columns of a channel, removing it costs
+    tr(w_B (V_BB)^-1 w_B^T) when the other weights make up for it as they best can, and leaves
+    w - w_B (V_BB)^-1 V_B and V - V_:B (V_BB)^-1 V_B: (block OBS, arXiv 2208.11580). Otherwise
+    w^2 H_jj, or w^2.
+    """
+
+    def __init__(
+        self, layer: WeightLayer, columns: npt.NDArray[np.intp], method: str | None
+    ) -> None:
+        self._columns, self._weights = columns, layer.rows[0].copy()
+        h = layer.hessian.regular[0]
+        power = np.diag(h) if layer.has_gram and method != "magnitude" else np.ones(len(h))
+        self._obs = layer.has_gram and method in (None, "obs")
+        self._inverse = np.linalg.inv(h) if self._obs else np.empty(0)
+        weighed = self._weights @ h if self._obs else self._weights * power
+        self._size = max(float(np.sum(weighed * self._weights)), 1e-300)
+        self._plain = (self._weights**2 * power).sum(0)[columns].sum(1) / self._size
+
+    def costs(self) -> Float64:
+        """Return what each channel costs to remove now."""
+        if not self._obs:
+            return np.array(self._plain)
+        blocks = self._inverse[self._columns[:, :, None], self._columns[:, None, :]]
+        weights = self._weights[:, self._columns].transpose(1, 2, 0)  # (channels, taps, C)
+        solved = np.linalg.solve(_positive(blocks), weights)
+        return np.asarray(np.einsum("btc,btc->b", weights, solved) / self._size)
+
+    def remove(self, channel: int) -> None:
+        """Take a channel out; the others make up for it."""
+        if not self._obs:
+            return
+        at = self._columns[channel]
+        rows = self._inverse[at]
+        solved = np.linalg.solve(_positive(rows[:, at]), rows)
+        self._weights -= self._weights[:, at] @ solved
+        self._inverse -= rows.T @ solved
+        self._weights[:, at] = 0
+
+
+def _positive(blocks: Float64) -> Float64:
+    """Return blocks of an inverse with what rounding takes from their diagonal put back."""
+    size = np.einsum("...kk->...k", blocks).max(-1, initial=0.0)
+    return np.asarray(blocks + (1e-12 * size + 1e-300)[..., None, None] * np.eye(blocks.shape[-1]))
 
 
 def _columns(layer: WeightLayer, start: int, spread: int, size: int) -> npt.NDArray[np.intp]:
@@ -332,6 +445,10 @@ class _Surgery:
         for value, axis, kept in self._parts.values():
             values = np.asarray(array(value))
             self._edit.store(value, np.compress(kept, values, axis=axis))
+
+    def kept(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Return which outputs stay, by the name of their layer."""
+        return {x.name: self._rows[id(x)] for x in self._layers if id(x) in self._rows}
 
     def _mark(self, space: Space, gone: npt.NDArray[np.intp]) -> None:
         for layer in space.makers:

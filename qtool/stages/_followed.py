@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from qtool.compress.hessian import Hessian
 from qtool.model import Model, array, attribute
 from qtool.runtime.ort import OrtSession
 from qtool.runtime.outputs import with_outputs
@@ -32,6 +33,8 @@ Float64 = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 
 SAMPLES = 128
+MOST = 1024
+HELD_BYTES = 1 << 26
 SEEN = 0.01  # the least share of positions whose mean counts
 POSITIONS = 512  # of each sample, drawn at random where it has more
 
@@ -50,6 +53,7 @@ class Found:
     seen: Float64
     rest: Float64
     n_samples: int
+    second: Float64 | None = None  # x x^T, (G, K, K), where it was asked for
 
 
 @dataclass(frozen=True)
@@ -61,22 +65,38 @@ class Sums:
     count: int
     seen: Float64
     rest: Float64
+    second: Float64 | None
 
 
 class Follower:
     """Measures, for one layer after the other, what those before it did to its output."""
 
-    def __init__(self, model: Model, samples: Sequence[Any], threads: int) -> None:
-        """Take the float model and the samples, which stay in memory."""
-        self._model, self._samples = model, samples
-        self._layers = {layer.name: layer for layer in gram_layers(infer_shapes(model))}
+    def __init__(
+        self,
+        model: Model,
+        samples: Sequence[Any],
+        threads: int,
+        *,
+        shaped: Model | None = None,
+        second: bool = False,
+    ) -> None:
+        """Take the float model and the samples, which stay in memory.
+
+        shaped: a model with the shapes of the candidates, where they are others. second: also sum
+        x x^T.
+        """
+        self._model, self._samples, self._second = model, samples, second
+        self._layers = {layer.name: layer for layer in gram_layers(infer_shapes(shaped or model))}
         self._inputs = {spec.name for spec in model.inputs()}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="qtool-follow")
 
-    def of(self, candidate: Model, layer: WeightLayer) -> Found | None:
+    def of(
+        self, candidate: Model, layer: WeightLayer, kept: npt.NDArray[Any] | None = None
+    ) -> Found | None:
         """Return what is found; candidate holds the float weights of this layer, still.
 
-        None where the layer is no Conv or Gemm that its bias belongs to.
+        kept: the output channels that a candidate of fewer has. None where the layer is no Conv
+        or Gemm that its bias belongs to.
         """
         name = layer.node.outputs[0].name or ""
         where = self._layers.get(name)
@@ -92,8 +112,10 @@ class Follower:
             feeds = self._samples[number].feeds
             got, y = mine.run(feeds), wanted.run(feeds)[name]
             x = np.asarray(feeds[where.tensor] if outside else got[where.tensor], np.float32)
+            y = y if kept is None else np.compress(kept, y, axis=1)
             both = np.stack([y, got[name]]).astype(np.float64)
-            return _sums(where, x, both, limits, np.random.default_rng(number))
+            rng = np.random.default_rng(number)
+            return _sums(where, x, both, limits, rng, second=self._second)
 
         return _added(list(self._pool.map(one, range(len(self._samples)))))
 
@@ -119,7 +141,13 @@ def _limits(node: ir.Node) -> tuple[float, float]:
 
 
 def _sums(
-    layer: Layer, x: Array, both: Float64, limits: tuple[float, float], rng: np.random.Generator
+    layer: Layer,
+    x: Array,
+    both: Float64,
+    limits: tuple[float, float],
+    rng: np.random.Generator,
+    *,
+    second: bool = False,
 ) -> Sums:
     """Return what Found sums up, of one sample; both are y and the output that there is."""
     if layer.window is None:
@@ -130,8 +158,10 @@ def _sums(
     first = np.concatenate([rows.astype(np.float64), np.ones((*rows.shape[:2], 1))], 2)
     rest = outputs[0] - outputs[1]
     counts = ((outputs > limits[0]) & (outputs < limits[1])).any(0).astype(np.float64)
-    return Sums(rest @ first, first[..., :-1].sum(1), rows.shape[1], counts @ first,
-                np.sum(counts * rest, axis=-1))  # fmt: skip
+    x_only = first[..., :-1]
+    squares = np.swapaxes(x_only, 1, 2) @ x_only if second else None
+    passed = np.sum(counts * rest, axis=-1)
+    return Sums(rest @ first, x_only.sum(1), rows.shape[1], counts @ first, passed, squares)
 
 
 def _windows(
@@ -171,35 +201,46 @@ def _added(parts: Sequence[Sums]) -> Found:
         sum((p.seen for p in parts), np.zeros_like(first.seen)),
         sum((p.rest for p in parts), np.zeros_like(first.rest)),
         len(parts),
-    )
+        None if first.second is None
+        else sum((p.second for p in parts if p.second is not None), np.zeros_like(first.second)),
+    )  # fmt: skip
 
 
-def followed(layer: WeightLayer, found: Found) -> Float64:
+def followed(rows: Float64, hessian: Hessian, found: Found) -> Float64:
     """Return the rows (G, C, K) that make up for what was found."""
-    hessian, (first, second) = layer.hessian, found.counts
+    first, second = found.counts
     if not first or not second:
-        return layer.rows
+        return rows
     n = np.array([first, second], np.float64)[:, None, None, None]
     mean = found.inputs.sum(0) / (first + second)
     centred = (found.cross[..., :-1] - found.cross[..., -1:] * mean[:, None, :]) / n
     independent = float(np.sqrt(float(first + second) * found.n_samples)) / 2  # as Hessian.regular
     halves = independent / (independent + hessian.depth) * centred
     moves = np.swapaxes(np.linalg.solve(hessian.regular, np.swapaxes(halves, -1, -2)), -1, -2)
-    return np.asarray(layer.rows + _worth(moves, halves, hessian.regular) * moves.mean(0))
+    return np.asarray(rows + _worth(moves, halves, hessian.regular) * moves.mean(0))
 
 
-def shift(layer: WeightLayer, rows: Float64, found: Found) -> Float64:
-    """Return what the bias takes up, (G * C,), once the layer has these rows.
+def shift(before: Float64, after: Float64, found: Found) -> Float64:
+    """Return what the bias takes up, (G * C,), once the rows `before` are `after`.
 
     Channels that let hardly anything through get the mean over all positions.
     """
-    change = layer.rows - rows
+    change = before - after
     total = max(sum(found.counts), 1)
     everywhere = found.cross.sum(0)[..., -1] + np.einsum("gck,gk->gc", change, found.inputs.sum(0))
     n = found.seen[..., -1]
     here = found.rest + np.einsum("gck,gck->gc", change, found.seen[..., :-1])
     few = n < SEEN * total
     return np.asarray(np.where(few, everywhere / total, here / np.where(few, 1, n)).ravel())
+
+
+def measured(found: Found) -> Hessian:
+    """Return the Hessian of the x that were seen; asked for with `second`."""
+    assert found.second is not None
+    n = max(sum(found.counts), 1)
+    mean = found.inputs.sum(0) / n
+    covariance = found.second / n - mean[:, :, None] * mean[:, None, :]
+    return Hessian(covariance, mean, n, found.n_samples)
 
 
 def _worth(moves: Float64, halves: Float64, h: Float64) -> float:
@@ -210,7 +251,12 @@ def _worth(moves: Float64, halves: Float64, h: Float64) -> float:
 
 
 def some(data: Any) -> list[Any]:
-    """Return up to SAMPLES samples, evenly over the data; none where they have no numbers."""
-    if data is None or not hasattr(data, "__getitem__"):
+    """Return samples evenly over the data: SAMPLES of them, more up to MOST where they are small.
+
+    None where the data have no numbers.
+    """
+    if data is None or not hasattr(data, "__getitem__") or not len(data):
         return []
-    return [data[i] for i in spread(len(data), SAMPLES)]
+    size = sum(np.asarray(x).nbytes for x in data[0].feeds.values())
+    wanted = min(max(SAMPLES, HELD_BYTES // max(size, 1)), MOST)
+    return [data[i] for i in spread(len(data), wanted)]

@@ -308,12 +308,12 @@ class Clustering:
         pairs = list(zip(self._layers, copies, strict=True))
         for layer, copy in self._progress(pairs, "compressing in turn", len(pairs)):
             found = follower.of(result, layer)
-            rows = layer.rows if found is None else followed(layer, found)
+            rows = layer.rows if found is None else followed(layer.rows, layer.hessian, found)
             grid = to_grid(rows, layer.hessian, self._price(layer, slope), zeros(layer))
             if found is None:
                 edit.bias(copy, rows - grid.rows)
             else:
-                edit.add_bias(copy, shift(layer, grid.rows, found))
+                edit.add_bias(copy, shift(layer.rows, grid.rows, found))
             edit.grid(copy, grid.integers, grid.steps)
         edit.round_biases(copies)
         return result

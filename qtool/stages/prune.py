@@ -22,6 +22,7 @@ from qtool.model import Model
 from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.stages._channels import prune_channels
+from qtool.stages._followed import some
 from qtool.stages._options import changed, drawn
 from qtool.stages._probe import by_probes, by_variance
 from qtool.stages._weights import Edit, WeightLayer, weight_layers
@@ -99,8 +100,9 @@ def prune(
     step = {**changed(chosen), **drawn(data)}
     if chosen.pattern == "channel":
         result = prune_channels(
-            model, chosen.sparsity or 0.0, chosen.only, chosen.exclude, chosen.method
-        )
+            model, chosen.sparsity or 0.0, chosen.only, chosen.exclude, chosen.method,
+            chosen.scope, some(data), threads or 1, progress,
+        )  # fmt: skip
     else:
         work = Pruning(model, prunable(model, chosen), chosen, threads or 1, step)
         result = work.best(data, progress)

@@ -6,7 +6,6 @@ import pytest
 from compressible import Fed, relative
 
 from qtool.runtime.ort import OrtSession
-from qtool.stages import _followed
 from qtool.stages._followed import Follower, followed, shift, some
 from qtool.stages._weights import Edit, weight_layers
 from qtool.stages.calibrate import calibrate
@@ -52,7 +51,9 @@ def test_a_convolution_makes_up_for_an_input_that_was_scaled(attributes, group, 
 
     found = Follower(model, samples, 1).of(louder(model, 0.95), layer)
 
-    moved = followed(layer, found) - layer.rows  # 1 / 0.95 of them would be exact
+    moved = (
+        followed(layer.rows, layer.hessian, found) - layer.rows
+    )  # 1 / 0.95 of them would be exact
     part = np.sum(moved * layer.rows) / np.sum(layer.rows**2)
     assert 0.015 < part < 0.053  # the fewer samples, the less
     np.testing.assert_allclose(moved, part * layer.rows, atol=0.02 * np.abs(layer.rows).max())
@@ -65,7 +66,7 @@ def test_the_bias_takes_up_what_is_left(rng):
     found = Follower(model, samples, 1).of(candidate, layer)
     [mine] = weight_layers(candidate)
 
-    Edit(candidate).add_bias(mine, shift(layer, layer.rows, found))
+    Edit(candidate).add_bias(mine, shift(layer.rows, layer.rows, found))
 
     outputs = [
         [OrtSession(m).run(s.feeds)["y"].mean((0, 2, 3)) for s in samples]
@@ -112,4 +113,10 @@ def test_threads_do_not_change_a_bit():
 def test_streams_without_numbers_are_not_followed():
     assert some(iter([1, 2])) == []
     assert some(None) == []
-    assert len(some(list(range(1000)))) == _followed.SAMPLES
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(10, 600), (1 << 19, 128)])
+def test_more_samples_are_held_where_they_are_small(size, wanted):
+    data = [Fed({"x": np.zeros(size, np.float32)})] * 600
+
+    assert len(some(data)) == wanted

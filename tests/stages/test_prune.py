@@ -149,6 +149,25 @@ def test_readers_make_up_for_channels(network):
     assert errors["obs"] < errors["magnitude"] / 10
 
 
+def test_layers_in_turn_make_up_for_channels(network):
+    model, samples = network
+    given = {"sparsity": 0.5, "pattern": "channel"}
+
+    alone, in_turn = (prune(model, data=data, **given) for data in (None, samples))
+
+    assert relative(model, in_turn, samples) < 0.8 * relative(model, alone, samples)
+
+
+def test_a_share_of_all_weights_goes_with_the_cheapest_channels(network):
+    model, samples = network
+
+    found = prune(model, sparsity=0.3, pattern="channel", scope="global", data=samples)
+
+    names = [name for name, v in model.graph.initializers.items() if v.const_value.size > 50]
+    before, after = (sum(values(m, name).size for name in names) for m in (model, found))
+    assert 0.6 * before < after <= 0.7 * before
+
+
 RESIDUAL = """
 <ir_version: 8, opset_import: ["" : 17]>
 agraph (float[N,3,6,6] x) => (float[N,5] y)
