@@ -1,10 +1,14 @@
-// Convolution with AMX: tiles of up to 16 pixels times up to 64 channels, for windows whose
-// segments are short: few input channels, first layers.
+// Convolution with AMX: tiles of up to 16 pixels times up to 64 channels, for short windows: few
+// input channels, first layers, 1 x 1.
 //
 // A row of a tile that crosses a line of the cache costs three times one that does not, and windows
 // of few channels begin anywhere. So the last step of a segment loads only the bytes that it has,
 // not 64 of them: mostly no row crosses a line then. And one load of pixels serves four products,
-// not two. Sums of a tile wait in memory, and are stored while the next tile multiplies.
+// not two. What a tile stores is slow to load, and storing it takes as long as two products: so
+// sums go to memory while the next tile of pixels multiplies, and become bytes beside the one
+// after.
+#include <utility>
+
 #include "conv/amx_tiles.h"
 #include "conv/tiled.h"
 
@@ -12,6 +16,8 @@ namespace qtool {
 namespace {
 
 constexpr int kRowBlocks = 4;
+// Each panel begins and ends with tiles that nothing runs beside: blocks of many tiles, then.
+constexpr int64_t kBlockBytes = 320 << 10;
 constexpr size_t kNearWeights = 32 << 10;  // of a panel, that stay in the first cache
 
 // What becomes of sums: any of epilogue.h; or bytes for which no product of a sum and its scale
@@ -29,15 +35,32 @@ struct LinePanel {
   int32_t next_lines;  // of 64 bytes, in each step
 };
 
-// Tiles 0 .. 3 are sums; 4 and 6 are pixels and weights of a whole step, 5 and 7 of the rest.
-// Where a panel is one block and all its weights are three tiles, 1 .. 3 hold them.
+// The intrinsics take numbers of tiles as they are written.
+template <int tile>
+[[gnu::always_inline]] inline void load_tile(const void* from, int64_t step) noexcept {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(step), "i"(tile));
+}
+
+template <int tile>
+[[gnu::always_inline]] inline void store_tile(void* to, int64_t step) noexcept {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(step), "i"(tile) : "memory");
+}
+
+template <int sums, int x, int w>
+[[gnu::always_inline]] inline void multiply_tiles() noexcept {
+  asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(sums), "i"(x), "i"(w));
+}
+
+// Tiles 0 .. 3 are sums; 4 and 6 are pixels and weights of a whole step, 5 and 7 of the rest. Where
+// weights are resident: 0 are sums, 1 .. 3 weights, and 4 .. 6 pixels of segments.
 void configure(int rows, int rest_bytes, bool resident) noexcept {
+  const int bytes = rest_bytes == 0 ? kDepth : rest_bytes;
   TileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
-    const bool weights = tile >= 6 || (resident && tile >= 1 && tile <= 3);
-    const bool rest = rest_bytes > 0 && (tile == 5 || tile == 7 || (weights && tile <= 3));
-    config.row_bytes[tile] = uint16_t(rest && tile == 5 ? rest_bytes : 64);
-    config.rows[tile] = uint8_t(!weights ? rows : rest ? rest_bytes / 4 : 16);
+    const bool weights = resident ? tile >= 1 && tile <= 3 : tile >= 6;
+    const bool pixels = tile >= 4 && !weights, part = resident || tile == 5 || tile == 7;
+    config.row_bytes[tile] = uint16_t(pixels && part ? bytes : 64);
+    config.rows[tile] = uint8_t(!weights ? rows : part ? bytes / 4 : 16);
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
@@ -56,8 +79,8 @@ class Storing {
       : v_(*t.epilogue),
         tile_(t),
         mask_(first_channels(t.channels)),
-        full_(nb == 4 && t.channels == 64),
-        dense_(t.channels == nb * kLanes && t.y_pitch == t.channels) {
+        whole_(t.channels == nb * kLanes),
+        dense_(whole_ && t.y_pitch == t.channels) {
     for (int j = 0; j < nb; ++j) scale_[j] = _mm512_loadu_ps(t.scale + j * kLanes);
   }
 
@@ -69,9 +92,13 @@ class Storing {
 
   [[gnu::always_inline]] void advance(int32_t groups) noexcept {
     if (finish == Finish::kAny) return advance_any(groups);
-    if (nb == 4 && full_) return store_full(groups);
+    if (nb == 4 && whole_) return store_full(groups);
     for (; groups > 0 && left_ > 0; --groups, left_ -= kGroup) {
-      store_group();
+      if (!kAdds || (whole_ && left_ >= kGroup)) {
+        store_group<true>();
+      } else {
+        store_group<false>();
+      }
       sums_ += kGroup * nb * kLanes;
       y_ += kGroup * tile_.y_pitch;
       residual_ += kGroup * tile_.residual_pitch;
@@ -118,6 +145,8 @@ class Storing {
     _mm_prefetch(reinterpret_cast<const char*>(residual), _MM_HINT_T0);
   }
 
+  // With the residuals of all its channels and rows, or of some.
+  template <bool all>
   [[gnu::always_inline]] void store_group() noexcept {
     __m512i q[4];
 #pragma GCC unroll 4
@@ -127,7 +156,8 @@ class Storing {
       if (kAdds) {
         const auto few = __mmask16(row < left_ ? mask_ >> (block * kLanes) : 0);
         const uint8_t* r = residual_ + row * tile_.residual_pitch + block * kLanes;
-        q[i] = steps_of_sum<true>(v_, sum, scale_[block], residual_of(v_, r, few));
+        const __m512 residual = all ? residual_of(v_, r) : residual_of(v_, r, few);
+        q[i] = steps_of_sum<true>(v_, sum, scale_[block], residual);
       } else {
         q[i] = steps<true>(v_, sum, scale_[block]);
       }
@@ -166,8 +196,8 @@ class Storing {
   const VectorEpilogue v_;
   const GemmTile& tile_;
   const __mmask64 mask_;
-  const bool full_;   // a row of sums is stored as a line of 64 bytes
-  const bool dense_;  // rows of y follow each other
+  const bool whole_;  // no channel is masked
+  const bool dense_;  // and rows of y follow each other
   __m512 scale_[nb];
   const int32_t* sums_ = nullptr;
   uint8_t* y_ = nullptr;
@@ -175,126 +205,131 @@ class Storing {
   int32_t left_ = 0;  // rows that wait
 };
 
-// One step of a product: acc[j] += pixels in tile x times weights in tile w.
-#define QTOOL_STEP(x, w)                \
-  _tile_loadd(x, at, x_step);           \
-  _tile_loadd(w, weights, 64);          \
-  _tile_dpbusd(0, x, w);                \
-  if (nb > 1) {                         \
-    _tile_loadd(w, weights + 1024, 64); \
-    _tile_dpbusd(1, x, w);              \
-  }                                     \
-  if (nb > 2) {                         \
-    _tile_loadd(w, weights + 2048, 64); \
-    _tile_dpbusd(2, x, w);              \
-  }                                     \
-  if (nb > 3) {                         \
-    _tile_loadd(w, weights + 3072, 64); \
-    _tile_dpbusd(3, x, w);              \
-  }                                     \
-  weights += nb * 1024
-
 template <int nb>
-[[gnu::always_inline]] inline void begin_sums(const int32_t* bias) noexcept {
-  _tile_loadd(0, bias, 0);
-  if (nb > 1) _tile_loadd(1, bias + kLanes, 0);
-  if (nb > 2) _tile_loadd(2, bias + 2 * kLanes, 0);
-  if (nb > 3) _tile_loadd(3, bias + 3 * kLanes, 0);
-}
-
-template <int nb>
-[[gnu::always_inline]] inline void end_sums(int32_t* sums) noexcept {
+[[gnu::always_inline]] inline void store_sums(int32_t* sums) noexcept {
   constexpr int kPitch = nb * kLanes * 4;
-  _tile_stored(0, sums, kPitch);
-  if (nb > 1) _tile_stored(1, sums + kLanes, kPitch);
-  if (nb > 2) _tile_stored(2, sums + 2 * kLanes, kPitch);
-  if (nb > 3) _tile_stored(3, sums + 3 * kLanes, kPitch);
+  store_tile<0>(sums, kPitch);
+  if (nb > 1) store_tile<1>(sums + kLanes, kPitch);
+  if (nb > 2) store_tile<2>(sums + 2 * kLanes, kPitch);
+  if (nb > 3) store_tile<3>(sums + 3 * kLanes, kPitch);
 }
 
-// Weights are loaded for each tile.
+// Weights are loaded for each tile of pixels.
 template <int nb>
-struct Streamed {
-  explicit Streamed(const LinePanel& panel) : panel_(panel), next_(panel.next) {
+class Streamed {
+ public:
+  template <class Storing>
+  Streamed(const LinePanel& panel, const Storing&) : panel_(panel), next_(panel.next) {
     const int32_t n_steps = panel.tile.n_segments * (panel.whole + (panel.rest ? 1 : 0));
-    groups_ = (panel.rows + n_steps - 1) / n_steps;
+    const int32_t groups = (panel.rows + Storing::kGroup - 1) / Storing::kGroup;
+    groups_ = (groups + nb * n_steps - 1) / (nb * n_steps);
   }
 
+  // Stores the sums of the tile before, and begins those of x; meanwhile bytes of sums that were
+  // stored before, because what a tile has stored is slow to load.
   template <class Storing>
-  [[gnu::always_inline]] void multiply(const uint8_t* x, int32_t* sums, Storing& storing) noexcept {
+  [[gnu::always_inline]] void run(const uint8_t* x, int32_t* before, Storing& storing) noexcept {
     const GemmTile& t = panel_.tile;
-    const int64_t x_step = panel_.x_step;
-    const int32_t next_lines = panel_.next_lines;
-    const int8_t *weights = t.w, *next = next_;
-    begin_sums<nb>(t.bias);
-    for (int32_t s = 0; s < t.n_segments; ++s) {
-      const uint8_t* at = x + t.offsets[s];
-      for (int32_t k = 0; k < panel_.whole; ++k, at += kDepth) {
-        QTOOL_STEP(4, 6);
-        next = fetch(next, next_lines);
-        storing.advance(groups_);
-      }
-      if (!panel_.rest) continue;
-      QTOOL_STEP(5, 7);
-      next = fetch(next, next_lines);
-      storing.advance(groups_);
+    Place at{x + t.offsets[0], t.w, before};
+    if (panel_.whole > 0) {
+      step<true, 4, 6>(at, storing);
+    } else {
+      step<true, 5, 7>(at, storing);
     }
-    next_ = next;
-    end_sums<nb>(sums);
+    for (int32_t k = 1; k < panel_.whole; ++k) step<false, 4, 6>(at, storing);
+    if (panel_.rest && panel_.whole > 0) step<false, 5, 7>(at, storing);
+    for (int32_t s = 1; s < t.n_segments; ++s) {
+      at.x = x + t.offsets[s];
+      for (int32_t k = 0; k < panel_.whole; ++k) step<false, 4, 6>(at, storing);
+      if (panel_.rest) step<false, 5, 7>(at, storing);
+    }
   }
 
  private:
+  struct Place {
+    const uint8_t* x;
+    const int8_t* w;
+    int32_t* before;
+  };
+
+  template <bool first, int x, int w, class Storing>
+  [[gnu::always_inline]] void step(Place& at, Storing& storing) noexcept {
+    load_tile<x>(at.x, panel_.x_step);
+    block<0, first, x, w>(at, storing);
+    if constexpr (nb > 1) block<1, first, x, w>(at, storing);
+    if constexpr (nb > 2) block<2, first, x, w>(at, storing);
+    if constexpr (nb > 3) block<3, first, x, w>(at, storing);
+    at.x += kDepth;
+    at.w += nb * 1024;
+    next_ = fetch(next_, panel_.next_lines);
+    if (!first) storing.advance(nb * groups_);
+  }
+
+  template <int j, bool first, int x, int w, class Storing>
+  [[gnu::always_inline]] void block(const Place& at, Storing& storing) const noexcept {
+    if (first) {
+      store_tile<j>(at.before + j * kLanes, nb * kLanes * 4);
+      load_tile<j>(panel_.tile.bias + j * kLanes, 0);
+    }
+    load_tile<w>(at.w + j * 1024, 64);
+    multiply_tiles<j, x, w>();
+    if (first) storing.advance(groups_);
+  }
+
   const LinePanel& panel_;
   const int8_t* next_;  // weights to fetch
-  int32_t groups_;      // to store in each step
+  int32_t groups_;      // to store after each product
 };
 
-// Weights of one block stay in tiles 1 .. n_steps, a step to a segment.
+// Weights of one block stay in tiles, a step to a segment.
 template <int n_steps>
-struct Resident {
-  explicit Resident(const LinePanel& panel) : panel_(panel) {
+class Resident {
+ public:
+  template <class Storing>
+  Resident(const LinePanel& panel, const Storing&) : panel_(panel) {
     const int8_t* w = panel.tile.w;
-    _tile_loadd(1, w, 64);
-    if (n_steps > 1) _tile_loadd(2, w + 1024, 64);
-    if (n_steps > 2) _tile_loadd(3, w + 2048, 64);
+    load_tile<1>(w, 64);
+    if (n_steps > 1) load_tile<2>(w + 1024, 64);
+    if (n_steps > 2) load_tile<3>(w + 2048, 64);
   }
 
   template <class Storing>
-  [[gnu::always_inline]] void multiply(const uint8_t* x, int32_t* sums,
-                                       Storing& storing) const noexcept {
+  [[gnu::always_inline]] void run(const uint8_t* x, int32_t* before,
+                                  Storing& storing) const noexcept {
     const GemmTile& t = panel_.tile;
     const int64_t x_step = panel_.x_step;
-    begin_sums<1>(t.bias);
-    _tile_loadd(5, x + t.offsets[0], x_step);
-    _tile_dpbusd(0, 5, 1);
-    if (n_steps > 1) {
-      _tile_loadd(5, x + t.offsets[1], x_step);
-      _tile_dpbusd(0, 5, 2);
-    }
-    if (n_steps > 2) {
-      _tile_loadd(5, x + t.offsets[2], x_step);
-      _tile_dpbusd(0, 5, 3);
-    }
-    end_sums<1>(sums);
+    load_tile<4>(x + t.offsets[0], x_step);
+    if (n_steps > 1) load_tile<5>(x + t.offsets[1], x_step);
+    if (n_steps > 2) load_tile<6>(x + t.offsets[2], x_step);
+    store_sums<1>(before);
+    load_tile<0>(t.bias, 0);
+    multiply_tiles<0, 4, 1>();
+    if (n_steps > 1) multiply_tiles<0, 5, 2>();
+    if (n_steps > 2) multiply_tiles<0, 6, 3>();
     storing.advance(kRows);
   }
 
  private:
   const LinePanel& panel_;
 };
-
-#undef QTOOL_STEP
 
 template <int nb, Finish finish, class Product>
 [[gnu::noinline]] void run_tiles(const LinePanel& panel, const PixelTile* tiles,
                                  int32_t n_tiles) noexcept {
-  alignas(64) int32_t sums[2][kRows * nb * kLanes];
-  Product product(panel);
+  constexpr int kApart = kRows * nb * kLanes + 5 * kLanes;  // at other addresses modulo a page
+  alignas(64) int32_t buffers[2 * kApart];
+  int32_t *before = buffers, *waiting = buffers + kApart;
   Storing<nb, finish> storing(panel.tile);
+  Product product(panel, storing);
   for (int32_t i = 0; i < n_tiles; ++i) {
-    product.multiply(tiles[i].x, sums[i % 2], storing);
+    product.run(tiles[i].x, before, storing);
     storing.advance(kRows);
-    storing.put(sums[i % 2], tiles[i].pixel, panel.rows);
+    if (i > 0) storing.put(before, tiles[i - 1].pixel, panel.rows);
+    std::swap(before, waiting);
   }
+  store_sums<nb>(before);
+  storing.advance(kRows);
+  storing.put(before, tiles[n_tiles - 1].pixel, panel.rows);
   storing.advance(kRows);
 }
 
@@ -321,7 +356,7 @@ Run runner(const Epilogue& e, bool bounded, int blocks, int resident) noexcept {
 }
 
 PackedConv layout(const ConvArgs& a) noexcept {
-  return PackedConv::layout(a, plan_conv(a, kRows), kDepth, kRowBlocks);
+  return PackedConv::layout(a, plan_conv(a, kRows, kBlockBytes), kDepth, kRowBlocks);
 }
 
 int rest_bytes(const ConvPlan& plan) noexcept { return (plan.segment_bytes % kDepth + 3) / 4 * 4; }
@@ -398,7 +433,7 @@ class Runner {
 
 bool available() noexcept { return true; }
 
-bool supports(const ConvArgs& a) noexcept { return plan_fits(a, plan_conv(a, kRows)); }
+bool supports(const ConvArgs& a) noexcept { return plan_fits(a, plan_conv(a, kRows, kBlockBytes)); }
 
 size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
 

@@ -6,7 +6,7 @@
 namespace qtool {
 namespace {
 
-constexpr int64_t kFarWeights = 768 << 10, kFarBlock = 512 << 10, kNearBlock = 40 << 10;
+constexpr int64_t kFarWeights = 768 << 10, kFarBlock = 512 << 10;
 constexpr int64_t kLeastChannels = 128;  // for each thread that shares them
 constexpr int64_t kLeastPixels = 96;  // of a block, for what reading weights from the cache costs
 
@@ -39,7 +39,7 @@ bool shares_channels(const ConvArgs& a) noexcept {
 // While weights fit the second cache, blocks whose input and output fit the first one, so that each
 // is read or written there by all panels; else blocks as large as the second one takes, because
 // weights then come from afar. Copied blocks have some lines at least: borders are copied twice.
-int64_t best_lines(const ConvArgs& a, const ConvPlan& p) noexcept {
+int64_t best_lines(const ConvArgs& a, const ConvPlan& p, int64_t block_bytes) noexcept {
   const int64_t x_bytes = p.flat ? p.step : block_row_bytes(p) * a.stride_h;
   const int64_t y_bytes =
       int64_t{a.out_c} * (a.epilogue.float_output ? 4 : 1) * (p.flat ? 1 : p.line);
@@ -48,13 +48,13 @@ int64_t best_lines(const ConvArgs& a, const ConvPlan& p) noexcept {
   }
   const int64_t least_pixels = ceil_div(kLeastPixels, p.flat ? 1 : p.line);
   const int64_t overlap = p.copied ? 3 * std::max<int64_t>(0, p.window_h - a.stride_h) : 0;
-  return std::max({int64_t{1}, kNearBlock / (x_bytes + y_bytes), least_pixels, overlap});
+  return std::max({int64_t{1}, block_bytes / (x_bytes + y_bytes), least_pixels, overlap});
 }
 
 // At least one block for each thread, where weights are so few that reading them again is cheap.
-void cut_blocks(const ConvArgs& a, int32_t tile_pixels, ConvPlan& p) noexcept {
+void cut_blocks(const ConvArgs& a, int32_t tile_pixels, int64_t block_bytes, ConvPlan& p) noexcept {
   const int64_t lines = p.flat ? a.pixels() : a.out_h;
-  int64_t n = ceil_div(lines, std::min(lines, best_lines(a, p)));
+  int64_t n = ceil_div(lines, std::min(lines, best_lines(a, p, block_bytes)));
   if (int64_t{a.out_c} * a.depth() <= kFarWeights && !shares_channels(a)) {
     n = ceil_div(n, a.threads) * a.threads;
   }
@@ -80,9 +80,15 @@ uint8_t* copy_pixels(const ConvArgs& a, const uint8_t* x, int64_t count, uint8_t
   return to;
 }
 
+// May write 15 bytes beyond, which what follows overwrites, or nobody reads.
 uint8_t* fill_pixels(const ConvArgs& a, int64_t count, uint8_t* to) noexcept {
-  std::memset(to, a.x_zero_point, size_t(count) * size_t(a.in_c));
-  return to + count * a.in_c;
+  const auto n = size_t(count) * size_t(a.in_c);
+  if (n > 128) {
+    std::memset(to, a.x_zero_point, n);
+  } else {
+    for (size_t i = 0; i < n; i += 16) std::memset(to + i, a.x_zero_point, 16);
+  }
+  return to + n;
 }
 
 // Rows top .. top + n_rows - 1 of an image, and the pixels of each that windows reach.
@@ -110,7 +116,7 @@ int64_t ConvPlan::offset(const ConvArgs& a, int32_t segment) const noexcept {
   return (row * a.dilation_h * row_w + column * a.dilation_w) * pitch;
 }
 
-ConvPlan plan_conv(const ConvArgs& a, int32_t tile_pixels) noexcept {
+ConvPlan plan_conv(const ConvArgs& a, int32_t tile_pixels, int64_t block_bytes) noexcept {
   ConvPlan p{};
   p.group_in = a.in_c / a.groups;
   p.group_out = a.out_c / a.groups;
@@ -126,7 +132,7 @@ ConvPlan plan_conv(const ConvArgs& a, int32_t tile_pixels) noexcept {
   p.flat = tile_pixels > 0 && !p.copied && lines_follow && images_follow;
   p.line = p.flat ? int32_t(a.pixels()) : a.out_w;
   cut_segments(a, p);
-  cut_blocks(a, tile_pixels, p);
+  cut_blocks(a, tile_pixels, block_bytes, p);
   if (p.copied) p.copy_bytes = size_t(rows_read(a, p, p.block_lines)) * size_t(p.row_w * p.pitch);
   return p;
 }

@@ -30,9 +30,12 @@ struct ConvPlan {
 
 constexpr size_t kOverread = 64;  // bytes that kernels may read beyond a window, unused
 constexpr size_t kMostCopyBytes = 64 << 20;
+constexpr int64_t kNearBlock = 40 << 10;  // bytes read and written, most of the first cache
 
-// Flat blocks are multiples of tile_pixels; 0 keeps lines apart.
-ConvPlan plan_conv(const ConvArgs& args, int32_t tile_pixels) noexcept;
+// Flat blocks are multiples of tile_pixels; 0 keeps lines apart. While weights fit the second
+// cache, blocks take block_bytes.
+ConvPlan plan_conv(const ConvArgs& args, int32_t tile_pixels,
+                   int64_t block_bytes = kNearBlock) noexcept;
 
 // Whether the kernels' 32-bit offsets hold, and scratch memory stays within reason.
 bool plan_fits(const ConvArgs& args, const ConvPlan& plan) noexcept;
