@@ -18,7 +18,7 @@ namespace {
 constexpr int kRowBlocks = 4;
 // Each panel begins and ends with tiles that nothing runs beside: blocks of many tiles, then.
 constexpr int64_t kBlockBytes = 320 << 10;
-constexpr size_t kNearWeights = 32 << 10;  // of a panel, that stay in the first cache
+constexpr size_t kNearWeights = 40 << 10;  // of a panel, that stay in the first cache
 
 // What becomes of sums: any of epilogue.h; or bytes for which no product of a sum and its scale
 // comes near the ends of int32, without clamps beyond those of a byte; with them; with a residual.
