@@ -8,6 +8,9 @@ model, where `pip install 'qtool[bench]'` has been. Ranges come from random samp
 matter for time. Load time and memory are those of processes of their own. Prints a table, or with
 --json one line per network and number of threads as it is measured. QTOOL_ISA limits the native
 runtime's instruction set.
+
+Quantizing a large network for OpenVINO takes minutes: --models FOLDER --prepare does so beforehand,
+and --models FOLDER alone then only measures.
 """
 
 from __future__ import annotations
@@ -88,27 +91,38 @@ def has_openvino() -> bool:
     return all(find_spec(name) is not None for name in ("openvino", "nncf"))
 
 
-def cases(name: str, threads: Sequence[int], seconds: float) -> Iterator[dict[str, Any]]:
-    """Yield the times of one network for each number of threads."""
-    real = float_model(name)
-    specs = real.inputs()
-    data = open_samples(None, specs, random=True, samples=CALIBRATION)
-    int8 = qtool.quantize(real, data=data, mode="static")
-    feeds = random_feeds(specs)
-    with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
-        paths = {kind: str(Path(folder) / f"{kind}.onnx") for kind in ("int8", "float")}
-        qtool.save(int8, paths["int8"])
+def prepare(name: str, folder: Path) -> dict[str, str]:
+    """Return the files of a network by kind, made where the folder does not have them yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {kind: folder / f"{kind}.onnx" for kind in ("int8", "float")}
+    paths["feeds"] = folder / "feeds.npz"
+    if has_openvino():
+        paths["openvino"] = folder / "int8.xml"
+    if not all(path.exists() for path in paths.values()):
+        real = float_model(name)
+        specs = real.inputs()
+        data = open_samples(None, specs, random=True, samples=CALIBRATION)
         qtool.save(real, paths["float"])
-        np.savez(Path(folder) / "feeds.npz", **feeds)
+        qtool.save(qtool.quantize(real, data=data, mode="static"), paths["int8"])
+        np.savez(paths["feeds"], **random_feeds(specs))
         if has_openvino():
-            paths["openvino"] = str(Path(folder) / "int8.xml")
-            make_openvino(paths["float"], [s.feeds for s in data], paths["openvino"])
-        for n in threads:
-            runs = contestants(paths, n)
-            times = interleave(
-                {who: lambda run=run: run(feeds) for who, run in runs.items()}, seconds=seconds
-            )
-            yield line(name, n, times) | footprints(paths, str(Path(folder) / "feeds.npz"), n)
+            make_openvino(str(paths["float"]), [s.feeds for s in data], str(paths["openvino"]))
+    return {kind: str(path) for kind, path in paths.items()}
+
+
+def cases(
+    name: str, threads: Sequence[int], seconds: float, models: Path
+) -> Iterator[dict[str, Any]]:
+    """Yield the times of one network for each number of threads."""
+    paths = prepare(name, models / name)
+    with np.load(paths["feeds"]) as stored:
+        feeds = dict(stored)
+    for n in threads:
+        runs = contestants(paths, n)
+        times = interleave(
+            {who: lambda run=run: run(feeds) for who, run in runs.items()}, seconds=seconds
+        )
+        yield line(name, n, times) | footprints(paths, paths["feeds"], n)
 
 
 def contestants(paths: Mapping[str, str], threads: int) -> dict[str, Callable[[Feeds], object]]:
@@ -188,6 +202,20 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def report(
+    networks: Sequence[str], threads: Sequence[int], models: Path, given: argparse.Namespace
+) -> None:
+    """Print the results, each as it is measured or all as a table."""
+    found = []
+    for name in networks:
+        for result in cases(name, threads, given.seconds, models):
+            found.append(result)
+            if given.json:
+                print(json.dumps(result), flush=True)
+    if not given.json:
+        print(table(found))
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -195,6 +223,13 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2", metavar="N,...")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each network and threads")
     parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what is prepared here, and use what is there already",
+    )
+    parser.add_argument("--prepare", action="store_true", help="only fill the folder of --models")
     parser.add_argument("--footprint", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.footprint is not None:
@@ -207,14 +242,16 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of NNCF and what it imports
     if not has_openvino():
         print("OpenVINO is not there: pip install 'qtool[bench]'", file=sys.stderr)
-    found = []
-    for name in given.networks or NETWORKS:
-        for result in cases(name, [int(n) for n in given.threads.split(",")], given.seconds):
-            found.append(result)
-            if given.json:
-                print(json.dumps(result), flush=True)
-    if not given.json:
-        print(table(found))
+    if given.prepare and given.models is None:
+        parser.error("--prepare needs --models")
+    networks = given.networks or NETWORKS
+    with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
+        models = given.models or Path(folder)
+        if given.prepare:
+            for name in networks:
+                prepare(name, models / name)
+        else:
+            report(networks, [int(n) for n in given.threads.split(",")], models, given)
 
 
 if __name__ == "__main__":

@@ -15,14 +15,17 @@ void run_panel(const ConvCall& call, const PackedConv& packed, const ConvBlock& 
   const GemmTile all = tiled_panel(call, packed, panel);
   const int nr = (all.channels + kLanes - 1) / kLanes, most = kernels.rows[nr - 1];
   const int n_tiles = (block.n_pixels + most - 1) / most;
-  const int64_t next = fetches ? int64_t(packed.panel_bytes) : 0;
+  const auto weights = reinterpret_cast<uintptr_t>(all.w);
+  const int64_t lines = all.quads / 4 * int64_t{all.n_segments} * 2;  // that a tile fetches
   GemmTile t = all;
   int at = 0;
   for (int i = 0; i < n_tiles; ++i) {
     const int mr = (block.n_pixels - at + n_tiles - i - 1) / (n_tiles - i);
     const int64_t pixel = block.first_pixel + at;
     t.x = windows + at;
-    t.ahead = i < 2 * nr ? next + i * 64 : 0;
+    const bool fetching = fetches && i * lines * 64 < int64_t(packed.panel_bytes);
+    t.next = fetching ? weights + packed.panel_bytes + uintptr_t(i * lines * 64) : weights;
+    t.next_step = fetching ? 128 : 0;
     t.y = all.y + pixel * t.y_pitch;
     if (all.residual != nullptr) t.residual = all.residual + pixel * t.residual_pitch;
     kernels.kernels[nr - 1][mr - 1](t);

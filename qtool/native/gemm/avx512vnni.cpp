@@ -12,10 +12,10 @@ static inline __m512i broadcast_quad(const uint8_t* x) {
   return _mm512_set1_epi32(quad);
 }
 
-// Fetching beyond what memory there is does nothing.
-static inline void fetch_line(const int8_t* w, int64_t ahead) {
-  const uintptr_t at = reinterpret_cast<uintptr_t>(w) + uintptr_t(ahead);
+// Into the second cache. Beyond what memory there is it does nothing.
+static inline void fetch_lines(uintptr_t at) {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char*>(at + 64), _MM_HINT_T1);
 }
 
 constexpr int kUnrolled = 4;  // quads
@@ -75,15 +75,23 @@ void tile(const GemmTile& t) noexcept {
 #pragma GCC unroll 4
     for (int j = 0; j < nr; ++j) acc[i][j] = _mm512_loadu_si512(t.bias + j * kLanes);
   }
+  if (t.epilogue->has_residual) {  // rows lie too far apart for the processor to foresee them
+#pragma GCC unroll 14
+    for (int i = 0; i < mr; ++i) {
+      const uint8_t* residual = t.residual + i * t.residual_pitch;
+      _mm_prefetch(reinterpret_cast<const char*>(residual), _MM_HINT_T0);
+    }
+  }
   const int8_t* w = t.w;
-  const int64_t ahead = t.ahead;
+  uintptr_t next = t.next;
+  const uintptr_t next_step = t.next_step;
   for (int32_t s = 0; s < t.n_segments; ++s) {
     const int64_t begin = t.offsets[s], end = begin + int64_t{t.quads} * 4;
     int64_t k = begin;
     // Few integer instructions to a product: they take turns at the same ports.
     for (; k + 4 * kUnrolled <= end; k += 4 * kUnrolled, w += kUnrolled * nr * 64) {
-      fetch_line(w, ahead);
-      fetch_line(w + 2 * nr * 64, ahead);
+      fetch_lines(next);
+      next += next_step;
 #pragma GCC unroll 4
       for (int u = 0; u < kUnrolled; ++u) multiply_quad<nr, mr>(x, k + 4 * u, w + u * nr * 64, acc);
     }

@@ -21,10 +21,11 @@ struct GemmTile {
   const uint8_t* const* x;  // (mr,)
   const int32_t* offsets;   // (n_segments,)
   int32_t n_segments;
-  int32_t quads;    // of depth in each segment; up to 3 bytes beyond it meet weights of 0
-  const int8_t* w;  // (n_segments * quads, nr, 16, 4)
-  int64_t ahead;    // bytes from w to weights to fetch, a line for two quads; 0 for none
-  int32_t n_extra;  // quads once more with other weights, for kernels that split them
+  int32_t quads;        // of depth in each segment; up to 3 bytes beyond it meet weights of 0
+  const int8_t* w;      // (n_segments * quads, nr, 16, 4)
+  uintptr_t next;       // weights to fetch meanwhile: two lines of 64 bytes each 4 quads, then
+  uintptr_t next_step;  // the next two; 0 to fetch nothing new
+  int32_t n_extra;      // quads once more with other weights, for kernels that split them
   const int32_t* extra_offsets;  // (n_extra,)
   const int8_t* extra_w;         // (n_extra, nr, 16, 4)
   const int32_t* bias;           // (nr * 16,)
