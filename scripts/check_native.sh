@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds the native code under ASan and UBSan, warnings as errors, and runs its tests.
+# Builds the native code under ASan and UBSan, warnings as errors, and runs its tests, after
+# CODEC_CASES damaged streams (3000) for the codecs.
 # Needs the environment's cmake, ninja, nanobind and pytest on PATH; `make check-native` sees to it.
 set -eu
 
@@ -26,7 +27,8 @@ cmake -S "$root/qtool/native" -B "$build/cmake" -G Ninja \
     -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DPython_EXECUTABLE="$python" -DQTOOL_DEVELOPER=ON -DQTOOL_SANITIZE=ON >"$build/cmake.log" 2>&1 \
     || { cat "$build/cmake.log" >&2; exit 1; }
-ninja -C "$build/cmake" --quiet
+ninja -C "$build/cmake" --quiet all fuzz_codecs
+"$build/cmake/fuzz_codecs" "${CODEC_CASES:-3000}"
 
 # The package with the sanitized module in it. -S: an editable install would come first otherwise.
 rm -rf "$site"

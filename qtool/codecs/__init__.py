@@ -73,7 +73,6 @@ def smallest(
     values: Array,
     *,
     max: bool = False,
-    quick: bool = False,
     tables: Sequence[bytes] = (),
     others: Mapping[int, Array] | None = None,
     seen: list[Array] | None = None,
@@ -82,16 +81,13 @@ def smallest(
 
     values is of any dtype and shape; (C_out, C_in, ...) for weights, whose neighbours max looks
     at. The bytes depend on nothing else: not on threads, machine or time. Without max it takes
-    about 10 ns for each byte, with max about 1 us. With quick, small streams take no arith for a
-    few bytes.
+    about 10 ns for each byte, with max about 1 us.
 
     What a file has in common: tables are its shared frequency tables, others arrays of its rows
     of which values may be a multiple. seen takes the counts of symbols that tables could serve.
     """
     values = np.ascontiguousarray(values)
-    known = encoder(
-        values.shape, max=max, quick=quick, tables=tables, others=others or {}, seen=seen
-    )
+    known = encoder(values.shape, max=max, tables=tables, others=others or {}, seen=seen)
     multiple = scaled.encode(values, known)
     if multiple is not None:
         return multiple, [{"id": scaled.ID}]

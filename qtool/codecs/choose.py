@@ -7,9 +7,9 @@ from qtool.codecs import bitpack, huffman, rans
 from qtool.codecs.streams import SMALL_SYMBOLS, Array, Bytes, Encoder, bytes_of, item_bytes
 
 SPARSE_ZEROS = 0.3  # share of zeros from which sparse is tried
-SLOW_SYMBOLS = 1 << 17  # arith takes 50 ms for so many: if it makes them
+SLOW_SYMBOLS = 40_000  # arith takes 15 ms for so many: if it makes them
 SLOW_WORTH = 0.94  # times as small
-SAVING = 16  # to be quick: arith saves a byte of so many small symbols, or is not worth its time
+SAVING = 16  # arith saves a byte of so many symbols, or is not worth its time
 NOISE_SYMBOLS = 256  # so many with an entropy of 7.8 bits or more are noise, as mantissas are
 NOISE_BITS = int(7.8 * 65536)
 TRIED_SYMBOLS = 1 << 13  # of those
@@ -99,6 +99,6 @@ def _mixed(symbols: Bytes, encoder: Encoder, found: bytes) -> bytes:
         if tried is None or len(tried) * n > (SLOW_WORTH + DOUBT) * len(found) * part.size:
             return found
     mixed = _stream("arith", symbols, encoder)
-    saving = n // SAVING if encoder.quick and not encoder.max else 0
+    saving = 0 if encoder.max else n // SAVING
     most = len(found) - saving if small else SLOW_WORTH * len(found)
     return found if mixed is None or len(mixed) >= most else mixed

@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 MAX_DEPTH = 6
-SMALL_SYMBOLS = 2048  # for streams of so many arith is worth its time whenever it is smaller
+SMALL_SYMBOLS = 2048  # for streams of so many arith is tried without a test
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Encoder:
     choose: Callable[[Array, Encoder], bytes]
     codecs: Mapping[str, Codec]
     max: bool = False  # try slow codecs, too
-    quick: bool = False  # arith in small streams only for more than a few bytes
     layout: Layout = Layout()
     zero: int = 0  # the symbol of least magnitude
     tables: tuple[bytes, ...] = ()  # shared frequency tables

@@ -6,7 +6,6 @@ graph, qtm_file the rest of the file.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import zlib
@@ -30,7 +29,6 @@ from qtool.formats.quoted import quoted
 Progress = Callable[[Iterable[Any], str, int | None], Iterable[Any]]
 
 INLINE_BYTES = 64  # smaller tensors stay in the graph
-MANY_TENSORS = 128  # small streams of more take long together, and save next to nothing
 SHARING_BYTES = 1 << 16  # of tensors whose streams may share frequency tables
 LINKS: dict[int, Sequence[codecs.Link]] = {i: ({"id": i},) for i in codecs.ids()}
 QUOTIENTS = 1 << 18  # steps between 0 and 1 by which multiples are found
@@ -66,14 +64,13 @@ def pack(clone: ir.Model, *, max: bool, threads: int | None, progress: Progress)
     """
     found, wanted = _distinct(clone)
     multiples = _multiples(found)
-    smallest = functools.partial(codecs.smallest, max=max, quick=len(found) > MANY_TENSORS)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         shared = _shared_tables(found, max, pool)
 
         def encode(row: int) -> tuple[bytes, int]:
             values = values_of(found[row])
             others = multiples.get(row, {})
-            data, links = smallest(values, tables=shared, others=others)
+            data, links = codecs.smallest(values, max=max, tables=shared, others=others)
             return data, links[0]["id"]
 
         encoded = list(progress(pool.map(encode, range(len(found))), "pack", len(found)))

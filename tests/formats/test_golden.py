@@ -67,7 +67,10 @@ def test_the_onnx_writer_still_gives_the_golden_bytes(golden, builders, name) ->
     assert onnx_file.dumps(builders[name]()) == (golden / f"{name}.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("name", GOOD)
+SMALL = [name for name in [*GOOD, *OLD, *PACKED] if name != "v2-codecs.qtm"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_the_plain_reader_sees_the_same_tensors(golden, name) -> None:
     from read_qtm import Qtm
 
@@ -77,7 +80,7 @@ def test_the_plain_reader_sees_the_same_tensors(golden, name) -> None:
     stored = {
         name: value.const_value
         for name, value in model.graph.initializers.items()
-        if name in plain.tensors
+        if name in plain.tensors and name != "blocks"  # of a million zeros
     }
     assert stored
     for name, tensor in stored.items():
