@@ -248,20 +248,29 @@ def small(folder: Path, names: list[str]) -> None:
 
 
 def falling(work: Any, model: Any, learn: Any, n_bytes: float) -> Iterator[tuple[int, float, Any]]:
-    """Yield smaller and smaller files, with what they change of learn, to the first above MOST."""
+    """Yield smaller and smaller files, with what they change of learn, to the first above MOST.
+
+    The first steps are made without letting layers make up for those before them, which is
+    faster: that changes more, so no file that passes is missed.
+    """
     import qtool
     from qtool.formats import packed_size
 
-    changing, before = 0.0, logits(model, learn)
-    while changing <= MOST:
-        n_bytes *= STEP
+    before, followed = logits(model, learn), False
+    while True:
+        wanted = n_bytes * STEP
         try:
-            found = replace(work.at_size(n_bytes, max=True), statistics=None)
+            found = replace(work.at_size(wanted, max=True, follow=followed), statistics=None)
         except qtool.errors.QtoolError:
             return
         changing = expected(before, logits(found, learn))
+        if not followed and changing > MOST / 2:
+            followed = True
+            continue
         n_bytes = packed_size(found, max=True)
         yield n_bytes, changing, found
+        if changing > MOST:
+            return
 
 
 def logits(model: Any, data: Any) -> Any:

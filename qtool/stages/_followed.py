@@ -36,7 +36,7 @@ SAMPLES = 128
 MOST = 1024
 HELD_BYTES = 1 << 26
 SEEN = 0.01  # the least share of positions whose mean counts
-POSITIONS = 512  # of each sample, drawn at random where it has more
+POSITIONS = 1 << 16  # of all samples together, drawn at random where they have more
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ class Follower:
             y = y if kept is None else np.compress(kept, y, axis=1)
             both = np.stack([y, got[name]]).astype(np.float64)
             rng = np.random.default_rng(number)
-            return _sums(where, x, both, limits, rng, second=self._second)
+            most = max(POSITIONS // len(self._samples), 1)
+            return _sums(where, x, both, limits, rng, most, second=self._second)
 
         return _added(list(self._pool.map(one, range(len(self._samples)))))
 
@@ -146,6 +147,7 @@ def _sums(
     both: Float64,
     limits: tuple[float, float],
     rng: np.random.Generator,
+    most: int,
     *,
     second: bool = False,
 ) -> Sums:
@@ -154,7 +156,7 @@ def _sums(
         rows = np.moveaxis(x, layer.axis, -1).reshape(1, -1, layer.depth)
         outputs = both.reshape(2, rows.shape[1], 1, -1).transpose(0, 2, 3, 1)
     else:
-        rows, outputs = _windows(layer, layer.window, x, both, rng)
+        rows, outputs = _windows(layer, layer.window, x, both, rng, most)
     first = np.concatenate([rows.astype(np.float64), np.ones((*rows.shape[:2], 1))], 2)
     rest = outputs[0] - outputs[1]
     counts = ((outputs > limits[0]) & (outputs < limits[1])).any(0).astype(np.float64)
@@ -165,9 +167,9 @@ def _sums(
 
 
 def _windows(
-    layer: Layer, window: Window, x: Array, both: Float64, rng: np.random.Generator
+    layer: Layer, window: Window, x: Array, both: Float64, rng: np.random.Generator, most: int
 ) -> tuple[Array, Float64]:
-    """Return x (G, P, K) at some positions of a convolution, and both outputs, (2, G, C, P)."""
+    """Return x (G, P, K) at `most` positions of a convolution, and both outputs, (2, G, C, P)."""
     size = x.shape[2:]
     before, out = window.placed(size)
     reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
@@ -181,8 +183,8 @@ def _windows(
     view = view[(slice(None), slice(None), *steps, *taps)]
     count = int(np.prod([x.shape[0], *out]))
     chosen = np.arange(count)
-    if count > POSITIONS:
-        chosen = np.sort(rng.choice(count, POSITIONS, replace=False))
+    if count > most:
+        chosen = np.sort(rng.choice(count, most, replace=False))
     at = np.unravel_index(chosen, (x.shape[0], *out))
     taken = np.moveaxis(view, 1, x.ndim - 1)[tuple(at)]  # (P, channels, kernel)
     rows = taken.reshape(len(chosen), layer.groups, layer.depth).transpose(1, 0, 2)

@@ -184,17 +184,26 @@ class Clustering:
             return named(self.final(self._of_bits(options.bits or MAX_BITS)))
         return named(self.shared(options.bits or float(np.log2(options.clusters or 256))))
 
-    def at_size(self, wanted: float, *, max: bool = False) -> Model:
+    def at_size(self, wanted: float, *, max: bool = False, follow: bool = True) -> Model:
         """Return the model whose packed file, with --max or not, has just under `wanted` bytes.
+
+        follow: let layers make up for those before them, where there are samples.
 
         Raises:
             UnsupportedError: there is none so small.
         """
-        found = self.sized(wanted, max=max)
+        found = self.sized(wanted, max=max, follow=follow)
         check_size(found.n_bytes, wanted)
         return found.model
 
-    def sized(self, wanted: float, *, max: bool = False, named: Named = lambda m, _: m) -> Sized:
+    def sized(
+        self,
+        wanted: float,
+        *,
+        max: bool = False,
+        named: Named = lambda m, _: m,
+        follow: bool = True,
+    ) -> Sized:
         """Return the model whose packed file has just under `wanted` bytes, or the smallest found.
 
         named adds to the history of a model, given the slope, or the bits of codebooks.
@@ -210,7 +219,7 @@ class Clustering:
         start = self.start(wanted) if grid else self._bits(wanted)
         rate = self._weights / 8 / (2 if grid else 1)
         x = solve(size, wanted, start, slope=rate, tolerance=TOLERANCE)
-        if not grid or not self._samples or made[x].n_bytes > wanted:
+        if not (grid and follow and self._samples) or made[x].n_bytes > wanted:
             return made[x]
         for _ in range(TURNS):
             found = self._packed(x, self.final(2**-x), max, named)
