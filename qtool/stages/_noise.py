@@ -212,12 +212,19 @@ def _sum(errors: list[Error]) -> Error:
     return Error(sum(e.total for e in errors), sum(e.clipping for e in errors))
 
 
-def cumulative(pairs: list[Pair], noises: Mapping[str, Noise]) -> dict[str, float]:
+def cumulative(
+    pairs: list[Pair], noises: Mapping[str, Noise], measured: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Return noise over signal at each pair's output with all layers before it quantized too.
 
     Each layer passes on the share that reaches it, and its own noise is independent of that.
+    Noise has no mean, while the signal loses some of its own in a layer: the share then grows,
+    which statistics do not tell. So what reaches a layer is taken as measured where it is:
+    measured has noise over signal by tensor.
     """
     share: dict[str, float] = {}  # tensor -> noise over signal, its own quantization included
+    known = measured or {}
+    found: dict[str, float] = {}
     for pair in pairs:
         noise = noises.get(pair.label)
         if noise is None or noise.signal <= 0:
@@ -225,8 +232,10 @@ def cumulative(pairs: list[Pair], noises: Mapping[str, Noise]) -> dict[str, floa
         before = _before(pair, share)
         own = noise.relative if before is None else noise.without_inputs
         carried = before or 0.0
-        share[pair.output] = share[pair.node.outputs[0].name or ""] = own + carried
-    return {pair.label: share[pair.output] for pair in pairs if pair.output in share}
+        found[pair.label] = own + carried
+        passed = known.get(pair.output, own + carried)
+        share[pair.output] = share[pair.node.outputs[0].name or ""] = passed
+    return found
 
 
 def _before(pair: Pair, share: Mapping[str, float]) -> float | None:

@@ -180,7 +180,8 @@ def _sensitivity(
         together = measure_together(quantized, known, held, threads=threads, progress=progress)
         alone = measure_alone(known, paired, held, threads=threads, progress=progress)
     shares = _shares(paired, noises, alone)
-    summed = cumulative(paired, noises)
+    shown = {name: one.cumulative for name, one in together.items() if one.cumulative is not None}
+    summed = cumulative(paired, noises, {name: 10 ** (-db / 10) for name, db in shown.items()})
     rows = [
         _row(
             pair,
