@@ -350,7 +350,8 @@ def _fit(
     method = "descent" if options.rounding in ("auto", "sequential") else options.rounding
     names = round_sequentially(
         reference, result, dtype_of=dtype_of, data=data, threads=threads, progress=progress,
-        search=_search(options, method, threads, zeros=True), corrects=options.correct in BY_SAMPLES,
+        search=_search(options, method, threads, zeros=True),
+        corrects=options.correct in BY_SAMPLES,
     )  # fmt: skip
     log.info("fitted the weights of %d layers, front to back", len(names))
 
