@@ -55,7 +55,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               type=Registered(STAGE, "EQUALIZE", "equalizer"),
               help="With --data: scale channels against the layers that read them, which leaves "
               "the model the same function. error: for the least predicted error; ranges: for "
-              "equal ranges of weights. auto: error with --per-tensor.")
+              "equal ranges of weights. auto: error, for 8 bits, where it pays.")
 @click.option("--smooth", default="auto", show_default=True,
               type=Registered(STAGE, "SMOOTH", "smoothing"),
               help="auto: with --data, move wide channels of activations into the weights of the "

@@ -32,7 +32,7 @@ from qtool.registry import lookup
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
-from qtool.stages._equalize import equalize
+from qtool.stages._equalize import LEAST_GAIN, SURE_GAIN, equalize
 from qtool.stages._sequential import round_sequentially
 from qtool.stages._smooth import smooth
 from qtool.stages.calibrate import calibrate, cores, untracked
@@ -54,6 +54,7 @@ EQUALIZE = ("auto", "none", *EQUALIZERS)
 SMOOTH = ("auto", "none")
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
+EQUALIZED_BYTES = 1 << 26  # a model above this is equalized only on request: it takes 8 times that
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 
@@ -75,7 +76,7 @@ class Options:
     only: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
-    equalize: str = "auto"  # error, with --per-tensor and samples
+    equalize: str = "auto"  # error, with samples, where it is sure to pay
     smooth: str = "auto"  # with samples, where the predicted error falls
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
@@ -141,7 +142,7 @@ class Options:
     def equalizer(self) -> str | None:
         """Which equalizer runs; None for none."""
         if self.equalize == "auto":
-            return None if self.per_channel else "error"
+            return None if self.is_wide and self.per_channel else "error"
         return None if self.equalize == "none" else self.equalize
 
     def changed(self) -> dict[str, Any]:
@@ -181,8 +182,7 @@ def quantize(
         mode = "static" if model.statistics is not None or data is not None else "auto"
     reference = model
     if mode == "static" and data is not None:
-        used, tracked = threads or cores(), progress or untracked
-        reference, model = _rescaled(model, data, used, tracked, chosen)
+        reference, model = _rescaled(model, data, threads or cores(), chosen)
     if mode == "static" and model.statistics is None:
         model = _calibrated(model, data, threads, progress, chosen)
     _check(model, chosen, mode, data)
@@ -215,16 +215,16 @@ def quantize(
     return result.then("quantize", chosen.changed())
 
 
-def _rescaled(
-    model: Model, data: Any, threads: int, progress: Any, options: Options
-) -> tuple[Model, Model]:
+def _rescaled(model: Model, data: Any, threads: int, options: Options) -> tuple[Model, Model]:
     """Return the model with channels scaled, as a float model and as what to quantize."""
     reference = model
-    if options.equalizer is not None:
+    wanted = options.equalize != "auto" or _bytes(model) <= EQUALIZED_BYTES
+    if options.equalizer is not None and wanted:
         reference, model = equalize(
-            model, options.equalizer, data=data, threads=threads, progress=progress,
+            model, options.equalizer, data=data, threads=threads,
             weights=options.weights, activations=options.activations,
             per_channel=options.per_channel,
+            least=SURE_GAIN if options.equalize == "auto" and options.per_channel else LEAST_GAIN,
         )  # fmt: skip
     if options.smooth == "auto" and reference is model:
         given = {"activations": options.activations, "weights": options.weights}

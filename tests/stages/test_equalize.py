@@ -63,14 +63,27 @@ def test_equalized_weights_need_one_scale_per_tensor_only(uneven):
     assert sqnr(model, equal, data) > sqnr(model, plain, data) + 10
 
 
-def test_with_scales_per_channel_it_runs_on_request(uneven):
+def test_with_scales_per_channel_it_runs_where_it_is_sure_to_pay(uneven, monkeypatch):
     model, data = uneven
-    auto, none, error = (
-        qtool.quantize(model, data=data, equalize=how) for how in ("auto", "none", "error")
+
+    def make(how):
+        return qtool.quantize(model, data=data, equalize=how)
+
+    auto, none, error = map(make, ("auto", "none", "error"))
+    assert fingerprint(auto) == fingerprint(error)
+    assert sqnr(model, error, data) > sqnr(model, none, data)
+
+    monkeypatch.setattr("qtool.stages.quantize.SURE_GAIN", 100.0)
+    assert fingerprint(make("auto")) == fingerprint(none)
+
+
+def test_weights_of_few_bits_are_equalized_on_request(uneven):
+    model, data = uneven
+    auto, none = (
+        qtool.quantize(model, data=data, equalize=how, weights="int4") for how in ("auto", "none")
     )
 
     assert fingerprint(auto) == fingerprint(none)
-    assert sqnr(model, error, data) > sqnr(model, none, data)
 
 
 def test_threads_do_not_change_a_byte(uneven, tmp_path):

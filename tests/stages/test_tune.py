@@ -187,7 +187,7 @@ def test_the_time_ends_the_search_and_keeps_the_best(net, asked, tmp_path, monke
     now = iter(range(10**6))
     monkeypatch.setattr(_trials.time, "time", lambda: next(now))
 
-    found = tune(net, **asked, seconds=220.0)
+    found = tune(net, **asked, seconds=400.0)
 
     assert found.ended == "the time is over"
     assert found.best is not None
