@@ -43,16 +43,21 @@ struct Slices {
                "the zero point has a wrong type or size");
   }
 
-  // Calls body(first, last, c): elements first .. last - 1 are of slice c.
-  template <typename Body>
+  // Calls body(first, last, scale, zero) for elements first .. last - 1 of a slice; T is the
+  // integers' type.
+  template <typename T, typename Body>
   void each(const Run& run, const Body& body) const noexcept {
+    const auto part = [&](int64_t first, int64_t last, int64_t c) {
+      const int32_t z = zero < 0 ? 0 : int32_t{run.at<const T>(zero)[c]};
+      body(first, last, run.at<const float>(scale)[c], z);
+    };
     if (outer * n == 1) {
       run.pool->split(inner, kLeastElements,
-                      [&](int64_t begin, int64_t end, int) { body(begin, end, int64_t{0}); });
+                      [&](int64_t begin, int64_t end, int) { part(begin, end, int64_t{0}); });
       return;
     }
     run.pool->split(outer * n, 1 + kLeastElements / inner, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) body(i * inner, (i + 1) * inner, i % n);
+      for (int64_t i = begin; i < end; ++i) part(i * inner, (i + 1) * inner, i % n);
     });
   }
 };
@@ -63,11 +68,9 @@ class QuantizeWide final : public Op {
   explicit QuantizeWide(const OpView& op) : slices_(op, op.output(0)) {}
 
   void run(const Run& run) const noexcept override {
-    slices_.each(run, [&](int64_t first, int64_t last, int64_t c) {
+    slices_.each<T>(run, [&](int64_t first, int64_t last, float scale, int32_t zero) {
       const auto* x = run.at<const float>(slices_.x);
       T* y = run.at<T>(slices_.y);
-      const float scale = run.at<const float>(slices_.scale)[c];
-      const int32_t zero = slices_.zero < 0 ? 0 : int32_t{run.at<const T>(slices_.zero)[c]};
       const auto low = float(std::numeric_limits<T>::min() - zero);
       const auto high = float(std::numeric_limits<T>::max() - zero);
       for (int64_t i = first; i < last; ++i) {
@@ -89,11 +92,9 @@ class DequantizeWide final : public Op {
   explicit DequantizeWide(const OpView& op) : slices_(op, op.input(0)) {}
 
   void run(const Run& run) const noexcept override {
-    slices_.each(run, [&](int64_t first, int64_t last, int64_t c) {
+    slices_.each<T>(run, [&](int64_t first, int64_t last, float scale, int32_t zero) {
       const T* x = run.at<const T>(slices_.x);
       float* y = run.at<float>(slices_.y);
-      const float scale = run.at<const float>(slices_.scale)[c];
-      const int32_t zero = slices_.zero < 0 ? 0 : int32_t{run.at<const T>(slices_.zero)[c]};
       for (int64_t i = first; i < last; ++i) {
         y[i] = float(int32_t(uint32_t(int32_t{x[i]}) - uint32_t(zero))) * scale;
       }
