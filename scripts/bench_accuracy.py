@@ -118,24 +118,38 @@ def known(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(one["model"], one["way"]): one for one in found}
 
 
-def row(found: dict[str, Any]) -> list[str]:
-    """Return the cells of a line of the table."""
-    if "failed" in found:
-        return [found["model"], found["way"], "fails: " + found["failed"], "", "", ""]
-    low, high = found["drop_ci95"] or (float("nan"),) * 2
+def answer(found: dict[str, Any]) -> str:
+    """Return the metric and the agreement."""
     agreement = found["agreement"]
-    return [
-        found["model"], found["way"], f"{found['reference']:.4g} -> {found['value']:.4g}",
-        f"{found['drop']:.2f} [{low:.2f}, {high:.2f}]",
-        "" if agreement is None else f"{agreement:.2f}", f"{found['seconds']:.0f} s",
-    ]  # fmt: skip
+    return f"{found['value']:.4g}" + (f", {agreement:.2f} %" if agreement is not None else "")
 
 
-def table(figures: list[dict[str, Any]]) -> str:
-    """Return the figures as a Markdown table."""
-    head = ["model", "by", "float -> int8", "drop, 95 % interval", "agreement", "time"]
-    rows = [head, ["---"] * len(head), *map(row, figures)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+def drop(found: dict[str, Any]) -> str:
+    """Return the drop and its paired 95 % interval."""
+    low, high = found["drop_ci95"] or (float("nan"),) * 2
+    return f"{found['drop']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def cost(found: dict[str, Any]) -> str:
+    """Return how long it took, and the size of the file."""
+    return f"{found['seconds']:.0f} s, {found['bytes'] / 1000:,.0f} kB"
+
+
+CELLS = {"metric, agreement": answer, "drop, 95 % interval": drop, "time, size": cost}
+
+
+def tables(found: dict[tuple[str, str], dict[str, Any]], names: list[str], ways: list[str]) -> str:
+    """Return the figures as Markdown tables, then why tools failed."""
+    lines = []
+    for title, cell in CELLS.items():
+        lines += ["", f"| {title} | float | {' | '.join(ways)} |", "| --- " * (len(ways) + 2) + "|"]
+        for name in names:
+            mine = [found[name, way] for way in ways]
+            real = next((f"{one['reference']:.4g}" for one in mine if "failed" not in one), "")
+            cells = ["fails" if "failed" in one else cell(one) for one in mine]
+            lines.append(f"| {name} | {' | '.join([real, *cells])} |")
+    failed = [found[name, way] for name in names for way in ways if "failed" in found[name, way]]
+    return "\n".join([*lines, "", *(f"{f['model']}, {f['way']}: {f['failed']}" for f in failed)])
 
 
 def measure(names: list[str], ways: list[str], folder: Path, python: str, again: bool) -> Path:
@@ -168,12 +182,14 @@ def main() -> None:
     names, ways = options.models or list(CASES), options.way or W8A8
     path = measure(names, ways, options.folder, options.peers_python, options.again)
     found = known(path)
-    figures = [found[name, way] for name in names for way in ways]
-    print(table(figures))
+    first = [way for way in ways if not way.startswith(SIMPLIFY)]
+    for some in (first, [way for way in ways if way not in first]):
+        if some:
+            print(tables(found, names, some))
     if options.plot:
         from accuracy_plot import plot
 
-        options.plot.write_text(plot(figures))
+        options.plot.write_text(plot([found[name, way] for name in names for way in ways]))
 
 
 if __name__ == "__main__":
