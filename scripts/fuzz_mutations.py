@@ -162,7 +162,7 @@ def mutate_qtm(rng: Rng, data: bytes) -> bytes:
         }
     except QtoolError:
         return mutate_bytes(rng, data)
-    if rng.random() < 0.25:
+    if not members or rng.random() < 0.25:
         return mutate_bytes(rng, data)
     name = rng.choice(list(members))
     special = {

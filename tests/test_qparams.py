@@ -17,6 +17,7 @@ from qtool.qparams import DTYPES, QParams, dequantize, from_range, limits, quant
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 dtypes = st.sampled_from(sorted(DTYPES))
+onnx_dtypes = st.sampled_from(sorted(set(DTYPES) - {"int3", "uint3"}))  # ONNX has no 3 bits
 floats = hnp.arrays(
     np.float32,
     st.integers(1, 40),
@@ -64,7 +65,7 @@ def qparams(scale: float, zero: int, dtype: str) -> QParams:
     return QParams(np.array(scale, np.float32), np.array(zero, np.int32), dtype)
 
 
-@given(dtypes, floats, positive, st.data())
+@given(onnx_dtypes, floats, positive, st.data())
 def test_quantize_equals_onnxruntime_bit_for_bit(dtype, x, scale, data):
     zero = data.draw(st.integers(*DTYPES[dtype]))
     if dtype.endswith("int4"):  # there onnxruntime wraps x / scale beyond int32
@@ -80,7 +81,7 @@ def test_quantize_equals_onnxruntime_bit_for_bit(dtype, x, scale, data):
     np.testing.assert_array_equal(dequantize(q, qparams(scale, zero, dtype)), y)
 
 
-@given(dtypes, st.integers(-140, 120), st.data())
+@given(onnx_dtypes, st.integers(-140, 120), st.data())
 def test_ties_round_to_even_steps_as_in_onnxruntime(dtype, exponent, data):
     zero = data.draw(st.integers(*DTYPES[dtype]))
     scale = np.array(2.0**exponent, np.float32)
