@@ -16,7 +16,29 @@ Array = npt.NDArray[Any]
 DEFAULT_N = 32
 
 
-class RandomSamples:
+class MadeSamples:
+    """What sources that make their samples up have in common."""
+
+    n: int | None
+
+    def read(self, index: int) -> Item:
+        """Return sample index."""
+        raise NotImplementedError
+
+    def items(self) -> Iterator[Item]:
+        """Yield all samples."""
+        assert self.n is not None
+        yield from map(self.read, range(self.n))
+
+    def check(self, order: Sequence[int]) -> None:
+        """Nothing can be wrong with them."""
+
+    def labels(self, order: Sequence[int]) -> Array | None:
+        """Return None: there are none."""
+        return None
+
+
+class RandomSamples(MadeSamples):
     """A source: standard normal floats, all values of 8-bit integers, 0 or 1 for the others.
 
     Sample i depends on the seed and i only. rows says that the first axis of the inputs is the
@@ -46,21 +68,9 @@ class RandomSamples:
                 feeds[target.name] = _values(np.random.default_rng(self._seed), target, shape)
         return Item(feeds, frozenset(rows), None, f"random sample {index}")
 
-    def items(self) -> Iterator[Item]:
-        """Yield all samples."""
-        assert self.n is not None
-        yield from map(self.read, range(self.n))
-
-    def check(self, order: Sequence[int]) -> None:
-        """Nothing can be wrong with them."""
-
     def integers(self, name: str) -> bool:
         """Return False: they are made to fit."""
         return False
-
-    def labels(self, order: Sequence[int]) -> Array | None:
-        """Return None: there are none."""
-        return None
 
 
 def random_shape(target: Input) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ Shape legend: H, W height and width of a picture; 3 channels R, G, B.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from qtool.data.inputs import Input
 from qtool.data.preprocess import Preprocess
-from qtool.data.random_samples import random_shape
+from qtool.data.random_samples import MadeSamples, random_shape
 from qtool.data.samples import Item
 from qtool.errors import DataError
 
@@ -30,7 +29,7 @@ COVERED = 0.998  # of a picture: the rest shows the ground
 KEPT_BYTES = 1 << 26  # of pictures that are kept for the next pass
 
 
-class SyntheticPictures:
+class SyntheticPictures(MadeSamples):
     """A source: picture i depends on the seed and i only."""
 
     kind = "synthetic"
@@ -73,21 +72,9 @@ class SyntheticPictures:
             pixels = np.moveaxis(pixels, -1, 0)
         return pixels
 
-    def items(self) -> Iterator[Item]:
-        """Yield all pictures."""
-        assert self.n is not None
-        yield from map(self.read, range(self.n))
-
-    def check(self, order: Sequence[int]) -> None:
-        """Nothing can be wrong with them."""
-
     def integers(self, name: str) -> bool:
         """Return True: they are pixels."""
         return True
-
-    def labels(self, order: Sequence[int]) -> Array | None:
-        """Return None: there are none."""
-        return None
 
 
 def dead_leaves(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.uint8]:

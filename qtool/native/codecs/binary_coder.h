@@ -114,13 +114,15 @@ struct AdaptiveBit {
 };
 
 // One coder for both directions: Coder is BinaryEncoder or BinaryDecoder.
-inline int code_bit(BinaryEncoder& coder, AdaptiveBit& context, int bit) {
+template <class Context>  // AdaptiveBit, or another estimate of how likely a 1 is
+int code_bit(BinaryEncoder& coder, Context& context, int bit) {
   coder.code(bit, context.probability());
   context.see(bit);
   return bit;
 }
 
-inline int code_bit(BinaryDecoder& coder, AdaptiveBit& context, int) {
+template <class Context>
+int code_bit(BinaryDecoder& coder, Context& context, int) {
   const int bit = coder.code(context.probability());
   context.see(bit);
   return bit;

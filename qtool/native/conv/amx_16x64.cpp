@@ -435,14 +435,6 @@ bool available() noexcept { return true; }
 
 bool supports(const ConvArgs& a) noexcept { return plan_fits(a, plan_conv(a, kRows, kBlockBytes)); }
 
-size_t packed_bytes(const ConvArgs& a) noexcept { return layout(a).bytes; }
-
-void pack(const ConvArgs& a, uint8_t* packed) noexcept { pack_conv(a, layout(a), packed); }
-
-size_t scratch_bytes(const ConvArgs& a) noexcept { return tiles_scratch_bytes(layout(a).plan); }
-
-int64_t units(const ConvArgs& a) noexcept { return layout(a).n_units(a); }
-
 double cycles(const ConvArgs& a) noexcept {
   const PackedConv l = layout(a);
   const double steps = double(l.plan.n_segments) * l.segment_steps;
@@ -458,8 +450,7 @@ void run(const ConvCall& call, int64_t begin, int64_t end) noexcept {
 
 }  // namespace
 
-const ConvVariant conv_16x64__amx = {
-    "conv_16x64__amx", Isa::kAmx, available, supports, packed_bytes, pack,
-    scratch_bytes,     units,     cycles,    run};
+const ConvVariant conv_16x64__amx =
+    tile_variant<layout>("conv_16x64__amx", available, supports, cycles, run);
 
 }  // namespace qtool

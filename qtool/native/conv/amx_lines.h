@@ -46,5 +46,24 @@ static inline size_t tiles_scratch_bytes(const ConvPlan& plan) noexcept {
   return tiles_at(plan) + size_t(plan.block_pixels()) * sizeof(PixelTile);
 }
 
+// The variant whose packed form is as layout says, and whose scratch memory ends with a list of
+// tiles.
+template <PackedConv (*layout)(const ConvArgs&) noexcept>
+constexpr ConvVariant tile_variant(const char* name, decltype(ConvVariant::available) available,
+                                   decltype(ConvVariant::supports) supports,
+                                   decltype(ConvVariant::cycles) cycles,
+                                   decltype(ConvVariant::run) run) {
+  return {name,
+          Isa::kAmx,
+          available,
+          supports,
+          [](const ConvArgs& a) noexcept { return layout(a).bytes; },
+          [](const ConvArgs& a, uint8_t* packed) noexcept { pack_conv(a, layout(a), packed); },
+          [](const ConvArgs& a) noexcept { return tiles_scratch_bytes(layout(a).plan); },
+          [](const ConvArgs& a) noexcept { return layout(a).n_units(a); },
+          cycles,
+          run};
+}
+
 }  // namespace
 }  // namespace qtool

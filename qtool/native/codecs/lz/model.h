@@ -1,6 +1,6 @@
 // What is coded at each step, and with which chances. Encoder, decoder and the search for the
-// cheapest steps run the same code: `code(coder, chance, bit)` codes, decodes, counts, or adds up
-// what a bit would cost.
+// cheapest steps run the same code: `code_bit(coder, chance, bit)` codes, decodes, counts, or adds
+// up what a bit would cost.
 #pragma once
 
 #include <algorithm>
@@ -28,18 +28,6 @@ struct Chance {
   }
 };
 
-inline int code(BinaryEncoder& coder, Chance& chance, int bit) {
-  coder.code(bit, chance.probability());
-  chance.see(bit);
-  return bit;
-}
-
-inline int code(BinaryDecoder& coder, Chance& chance, int) {
-  const int bit = coder.code(chance.probability());
-  chance.see(bit);
-  return bit;
-}
-
 // A bit under two chances, of which the finer one counts the more it has seen.
 inline uint32_t blended(const Chance& coarse, const Chance& fine) noexcept {
   static constexpr uint32_t kShare[Chance::kSlow + 1] = {0, 4, 6, 8, 10};  // of 16
@@ -47,14 +35,14 @@ inline uint32_t blended(const Chance& coarse, const Chance& fine) noexcept {
   return (coarse.probability() * (16 - share) + fine.probability() * share) >> 4;
 }
 
-inline int code(BinaryEncoder& coder, Chance& coarse, Chance& fine, int bit) {
+inline int code_bit(BinaryEncoder& coder, Chance& coarse, Chance& fine, int bit) {
   coder.code(bit, blended(coarse, fine));
   coarse.see(bit);
   fine.see(bit);
   return bit;
 }
 
-inline int code(BinaryDecoder& coder, Chance& coarse, Chance& fine, int) {
+inline int code_bit(BinaryDecoder& coder, Chance& coarse, Chance& fine, int) {
   const int bit = coder.code(blended(coarse, fine));
   coarse.see(bit);
   fine.see(bit);
@@ -108,15 +96,15 @@ struct Model {
   template <typename Coder>
   int kind(Coder& coder, const State& state, int value) {
     const size_t s = state.index();
-    if (!code(coder, is_copy[s], value != kLiteral)) return kLiteral;
-    return code(coder, is_far[s], value == kFar) ? kFar : kNear;
+    if (!code_bit(coder, is_copy[s], value != kLiteral)) return kLiteral;
+    return code_bit(coder, is_far[s], value == kFar) ? kFar : kNear;
   }
 
   // Which of the near distances.
   template <typename Coder>
   int near_one(Coder& coder, const State& state, int value) {
     int k = 0;
-    while (k < kNearBy - 1 && code(coder, which[state.index()][k], value > k)) ++k;
+    while (k < kNearBy - 1 && code_bit(coder, which[state.index()][k], value > k)) ++k;
     return k;
   }
 
@@ -127,13 +115,13 @@ struct Model {
     const uint32_t plus = value + 1;
     const int bits = 32 - __builtin_clz(plus);
     int w = 1;
-    while (code(coder, width[w], bits > w)) {
+    while (code_bit(coder, width[w], bits > w)) {
       if (++w > 29) return 1u << 29;
     }
     uint32_t result = 1;
     for (int k = w - 2; k >= 0; --k) {
       const int bit = static_cast<int>(plus >> k & 1);
-      const uint32_t got = static_cast<uint32_t>(result < n ? code(coder, low[w][result], bit)
+      const uint32_t got = static_cast<uint32_t>(result < n ? code_bit(coder, low[w][result], bit)
                                                             : code_even(coder, bit));
       result = result << 1 | got;
     }
@@ -159,12 +147,13 @@ struct Model {
   int literal(Coder& coder, int before, int foretold, int value) {
     int node = 1, k = 7;
     for (bool same = foretold >= 0; same && k >= 0; --k) {
-      const int bit = code(coder, expected[foretold][k], value >> k & 1);
+      const int bit = code_bit(coder, expected[foretold][k], value >> k & 1);
       same = bit == (foretold >> k & 1);
       node = node << 1 | bit;
     }
     Bit* fine = &literals[static_cast<size_t>(before) * 256];
-    for (; k >= 0; --k) node = node << 1 | code(coder, single[node], fine[node], value >> k & 1);
+    for (; k >= 0; --k)
+      node = node << 1 | code_bit(coder, single[node], fine[node], value >> k & 1);
     return node & 255;
   }
 };

@@ -29,7 +29,7 @@ struct Count {
 
 struct Counter {};
 
-inline int code(Counter&, Count& count, int bit) {
+inline int code_bit(Counter&, Count& count, int bit) {
   count.of[bit] += 2;
   return bit;
 }
@@ -40,18 +40,18 @@ struct Pricer {
   uint32_t total = 0;
 };
 
-inline int code(Pricer& pricer, const Count& count, int bit) {
+inline int code_bit(Pricer& pricer, const Count& count, int bit) {
   pricer.total += count.price[bit];
   return bit;
 }
 
-inline int code(Counter&, Count& coarse, Count& fine, int bit) {
+inline int code_bit(Counter&, Count& coarse, Count& fine, int bit) {
   coarse.of[bit] += 2;
   fine.of[bit] += 2;
   return bit;
 }
 
-inline int code(Pricer& pricer, const Count& coarse, const Count& fine, int bit) {
+inline int code_bit(Pricer& pricer, const Count& coarse, const Count& fine, int bit) {
   // The fine counts, and two more that are shared out as the coarse ones say.
   const uint64_t all = uint64_t{coarse.of[0]} + coarse.of[1];
   const uint64_t whole = (uint64_t{fine.of[0]} + fine.of[1]) * 256;
