@@ -18,7 +18,7 @@ import onnxruntime
 
 from qtool.errors import ModelError, QtoolError
 from qtool.model import Model, attribute
-from qtool.runtime.outputs import with_outputs
+from qtool.runtime.outputs import prefix, with_outputs
 
 onnxruntime.disable_telemetry_events()
 
@@ -159,8 +159,6 @@ def _unordered(
     Where a ReorderOutput node makes a named tensor of a blocked one without padding, that is the
     blocked one: it has the same elements.
     """
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
     with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
         options = _options(threads, optimize=True)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
@@ -175,9 +173,7 @@ def _unordered(
             continue
         if attribute(node, "channels", 0) % CHANNEL_BLOCK == 0:
             found[name] = node.inputs[0].name or name
-    trimmed = with_outputs(optimized, list(dict.fromkeys(found.values())))
-    RemoveUnusedNodesPass()(trimmed)
-    return trimmed, found
+    return prefix(optimized, list(dict.fromkeys(found.values()))), found
 
 
 def _in_memory(loaded: ir.Model) -> ir.Model:

@@ -23,3 +23,16 @@ def with_outputs(loaded: ir.Model, names: Sequence[str]) -> ir.Model:
         raise ModelError(f"the model has no tensor named {missing[0]!r}")
     copy.graph.outputs[:] = [values[name] for name in names]
     return copy
+
+
+def prefix(loaded: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Return a copy that computes the tensors of these names, and nothing that they do not need.
+
+    Raises:
+        ModelError: the main graph has no such tensor.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    part = with_outputs(loaded, names)
+    RemoveUnusedNodesPass()(part)
+    return part

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.compress.hessian import Hessian
 from qtool.model import Model, array, attribute
 from qtool.runtime.ort import OrtSession
-from qtool.runtime.outputs import with_outputs
+from qtool.runtime.outputs import prefix
 from qtool.shapes import infer_shapes
+from qtool.stages._positions import windows
 from qtool.stages._probe import spread
 from qtool.stages._weights import WeightLayer
 from qtool.statistics.gram import Layer, Window, gram_layers
@@ -122,9 +122,7 @@ class Follower:
 
 
 def _prefix(model: Model, names: Sequence[str]) -> OrtSession:
-    graph = with_outputs(model.ir, names)
-    RemoveUnusedNodesPass()(graph)
-    return OrtSession(Model(graph), outputs=names)
+    return OrtSession(Model(prefix(model.ir, names)), outputs=names)
 
 
 def _limits(node: ir.Node) -> tuple[float, float]:
@@ -170,23 +168,13 @@ def _windows(
     layer: Layer, window: Window, x: Array, both: Float64, rng: np.random.Generator, most: int
 ) -> tuple[Array, Float64]:
     """Return x (G, P, K) at `most` positions of a convolution, and both outputs, (2, G, C, P)."""
-    size = x.shape[2:]
-    before, out = window.placed(size)
-    reach = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
-    ends = [(o - 1) * s + r for o, s, r in zip(out, window.strides, reach, strict=True)]
-    behind = [max(e - n - b, 0) for e, n, b in zip(ends, size, before, strict=True)]
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(before, behind, strict=True)])
-    axes = tuple(range(2, x.ndim))
-    view = np.lib.stride_tricks.sliding_window_view(padded, tuple(reach), axes)
-    steps = [slice(None, e - r + 1, s) for e, r, s in zip(ends, reach, window.strides, strict=True)]
-    taps = [slice(None, None, d) for d in window.dilations]
-    view = view[(slice(None), slice(None), *steps, *taps)]
+    out = window.placed(x.shape[2:])[1]
     count = int(np.prod([x.shape[0], *out]))
     chosen = np.arange(count)
     if count > most:
         chosen = np.sort(rng.choice(count, most, replace=False))
     at = np.unravel_index(chosen, (x.shape[0], *out))
-    taken = np.moveaxis(view, 1, x.ndim - 1)[tuple(at)]  # (P, channels, kernel)
+    taken = np.moveaxis(windows(x, window), 1, x.ndim - 1)[tuple(at)]  # (P, channels, kernel)
     rows = taken.reshape(len(chosen), layer.groups, layer.depth).transpose(1, 0, 2)
     kept = np.moveaxis(both, (2, 0), (-1, -2))[tuple(at)]  # (P, 2, G * C)
     return rows, kept.reshape(len(chosen), 2, layer.groups, -1).transpose(1, 2, 3, 0)

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool import hessian
 from qtool.model import BatchNormStatistics, Model, Names, add_initializer, array
 from qtool.quant.ties import LAYERS
 from qtool.runtime.ort import OrtSession
-from qtool.runtime.outputs import with_outputs
+from qtool.runtime.outputs import prefix
 from qtool.runtime.sweep import sweep
 from qtool.stages._channel_sums import ChannelSums
 
@@ -65,14 +64,13 @@ def _moments(
     model: Model, value: ir.Value, samples: Sequence[Callable[[], Any]], threads: int
 ) -> tuple[Array, Array]:
     name, sums, lock = value.name or "", ChannelSums(), threading.Lock()
-    graph = with_outputs(model.ir, [name])
-    RemoveUnusedNodesPass()(graph)
+    session = OrtSession(Model(prefix(model.ir, [name])), outputs=[name])
 
     def see(_: Any, outputs: Mapping[str, Array]) -> None:
         with lock:
             sums.add(outputs[name])
 
-    sweep(OrtSession(Model(graph), outputs=[name]), samples, see, threads=threads)
+    sweep(session, samples, see, threads=threads)
     found = sums.finish()
     return found.mean, np.sqrt(found.variance)
 

@@ -36,16 +36,16 @@ def inputs_at(x: Array, zero: int, layer: Layer, at: Indices) -> Float64:
     centred = x.astype(np.float64) - zero
     if layer.window is None:
         return centred.reshape(1, -1, layer.depth)[:, at]
-    windows = _windows(centred, layer.window)
+    view = windows(centred, layer.window)
     dims = len(layer.window.kernel)
-    first = np.moveaxis(windows, 1, 1 + dims)  # (N, *outputs, C, *kernel)
+    first = np.moveaxis(view, 1, 1 + dims)  # (N, *outputs, C, *kernel)
     picked = first[np.unravel_index(at, first.shape[: 1 + dims])]
     return np.ascontiguousarray(
         picked.reshape(len(at), layer.groups, layer.depth).transpose(1, 0, 2)
     )
 
 
-def _windows(x: Float64, window: Window) -> Float64:
+def windows(x: Array, window: Window) -> Array:
     """Return a view of the windows, (N, C, *outputs, *kernel)."""
     size, dims = x.shape[2:], len(window.kernel)
     before, output = window.placed(size)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qtool.model import Model, add_initializer, array, attribute, constant
 from qtool.quant.rewrite import ShortNames
 from qtool.runtime.ort import OrtSession
-from qtool.runtime.outputs import with_outputs
+from qtool.runtime.outputs import prefix
 
 FOURS = (ir.DataType.INT4, ir.DataType.UINT4)
 
@@ -19,8 +18,7 @@ def prefix_session(model: Model, name: str) -> OrtSession:
 
     Weights of 4 bits are given as int8, which onnxruntime multiplies as integers.
     """
-    graph = with_outputs(model.ir, [name])
-    RemoveUnusedNodesPass()(graph)
+    graph = prefix(model.ir, [name])
     _widen(graph.graph)
     return OrtSession(Model(graph), outputs=[name])
 
