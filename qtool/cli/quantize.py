@@ -11,7 +11,7 @@ from qtool.cli import options
 from qtool.cli.options import Registered
 from qtool.cli.recipe import finish, recipe_options
 
-STAGE = "qtool.stages.quantize"
+STAGE = "qtool.stages.quantize_options"
 # Samples run in threads of their own; numpy, imported later, would add its own to each product.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -107,8 +107,8 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
     from qtool import formats
     from qtool.cli.console import show_coverage, track
     from qtool.quant.coverage import coverage
-    from qtool.stages.quantize import Options
     from qtool.stages.quantize import quantize as run
+    from qtool.stages.quantize_options import Options
 
     rest["exclude"] += exclude_from
     rest["layers"] = layers_from + rest["layers"]

@@ -20,7 +20,7 @@ HEAD = ("place ", "bytes ", "metric ", "drop ", "95 % interval ", "agreement ", 
 def check(output: str, given: dict[str, Any]) -> None:
     """Fail on what can be seen before anything is read."""
     from qtool.stages.evaluate import check_request
-    from qtool.stages.quantize import Options
+    from qtool.stages.quantize_options import Options
 
     if output == "-":
         raise UsageError("tune keeps a journal beside its output: name a file, not -")

@@ -16,7 +16,8 @@ from qtool.quant.coverage import REASON_KEY, coverage
 from qtool.quant.qdq_constants import read_qparams
 from qtool.runtime.ort import OrtSession
 from qtool.stages.calibrate import calibrate
-from qtool.stages.quantize import Options, quantize
+from qtool.stages.quantize import quantize
+from qtool.stages.quantize_options import Options
 
 
 class Net(NamedTuple):

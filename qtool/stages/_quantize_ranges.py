@@ -1,0 +1,90 @@
+"""Scale and zero point of the activations of a static model, from the statistics of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from qtool.errors import ModelError
+from qtool.model import Statistics, TensorStatistics, array
+from qtool.qparams import QParams, from_range, limits
+from qtool.quant import qdq
+from qtool.quant.layer_types import LayerType, widest
+from qtool.quant.plan import Group, Plan
+from qtool.stages._quantize_layers import for_layer
+from qtool.stages.quantize_options import Options
+from qtool.statistics.histogram import merged
+from qtool.statistics.ranges import RANGES
+
+STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
+
+
+def group_qparams(
+    made: Plan, statistics: Statistics, options: Options, types: Mapping[ir.Node, LayerType]
+) -> list[QParams]:
+    """Return the qparams of each group of tensors of a plan, in order.
+
+    Raises:
+        ModelError: the statistics lack a tensor.
+    """
+    return [
+        _qparams(group, statistics, _for_group(options, group, made, types))
+        for group in made.groups
+    ]
+
+
+def _for_group(
+    options: Options, group: Group, made: Plan, types: Mapping[ir.Node, LayerType]
+) -> Options:
+    """Return the options for tensors: the most bits that a node which reads one asks for."""
+    readers = [u for v in group.members for u in v.consumers() if v in made.activations(u)]
+    return for_layer(options, widest(readers, types))
+
+
+def _qparams(group: Group, statistics: Statistics, options: Options) -> QParams:
+    """Return the qparams of a group: those it has, or those that the range method chooses."""
+    fixed = qdq.fixed_qparams(group)
+    if fixed is not None:
+        return fixed
+    if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
+        return _softmax_qparams(options.activations)
+    low, high = _range(group, statistics, options)
+    for constant in group.constants:
+        values = np.asarray(array(constant))
+        low = min(low, float(np.min(values, initial=0.0)))
+        high = max(high, float(np.max(values, initial=0.0)))
+    return from_range(low, high, options.activations, symmetric=options.activation_symmetric)
+
+
+def _is_softmax(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax"
+
+
+def _softmax_qparams(dtype: str) -> QParams:
+    """Return a scale of one over the number of integers: with others QLinearSoftmax is biased."""
+    qmin, qmax = limits(dtype)
+    scale = np.asarray(1 / (qmax - qmin + 1), np.float32)
+    return QParams(scale, np.asarray(qmin, np.int32), dtype)
+
+
+def _range(group: Group, statistics: Statistics, options: Options) -> tuple[float, float]:
+    found = merged([_found(value, statistics) for value in group.observed])
+    made = statistics.source == "synthetic"
+    method = "minmax" if group.keep_range or made else options.range
+    qmin, qmax = limits(options.activations)
+    choose = RANGES[method]
+    low, high = choose(found, levels=qmax - qmin + 1, symmetric=options.activation_symmetric)
+    stretch = STRETCH if made and group.keep_range else 1.0
+    return low * stretch, high * stretch
+
+
+def _found(value: ir.Value, statistics: Statistics) -> TensorStatistics:
+    found = statistics.tensors.get(value.name or "")
+    if found is None:
+        raise ModelError(
+            f"the statistics lack tensor {value.name!r}; calibrate again with --tensors '*'"
+        )
+    return found

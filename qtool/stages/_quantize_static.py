@@ -1,0 +1,143 @@
+"""Static quantization: integers throughout, with the ranges that statistics tell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import onnx_ir as ir
+
+from qtool.errors import ModelError, UnsupportedError
+from qtool.model import Model, Statistics, all_nodes
+from qtool.qparams import QParams
+from qtool.quant import qdq, weight_only
+from qtool.quant.coverage import REASON_KEY
+from qtool.quant.encode import WeightScheme
+from qtool.quant.expectation import expected_rounding
+from qtool.quant.layer_rounding import WeightRounder
+from qtool.quant.layer_types import LayerType, layer_types, of_weight
+from qtool.quant.plan import Plan, plan
+from qtool.quant.selection import Selection, node_label
+from qtool.quant.weights import WEIGHT_METHODS
+from qtool.registry import lookup
+from qtool.stages._quantize_layers import for_layer, rounder_of, search, selected_copy
+from qtool.stages._quantize_ranges import group_qparams
+from qtool.stages._sequential import round_sequentially
+from qtool.stages.quantize_options import BY_SAMPLES, Options
+
+log = logging.getLogger("qtool")
+
+Types = Mapping[ir.Node, LayerType]
+
+
+class Fitting(NamedTuple):
+    """What fitting weights layer after layer needs: the float model, and samples run through it."""
+
+    reference: Model
+    data: Any
+    threads: int
+    progress: Any
+
+
+def quantize_static(
+    model: Model, options: Options, threads: int | None = None, fitting: Fitting | None = None
+) -> Model:
+    """Return the model with integers between its quantized ops; fitting rounds by samples.
+
+    Raises:
+        ModelError: the statistics lack a tensor, or the model is quantized already.
+        UnsupportedError: no node of it can be quantized.
+    """
+    statistics = model.statistics
+    if statistics is None:
+        raise ModelError("the model has no statistics; run qtool calibrate")
+    if statistics.source == "random":
+        log.warning("the ranges come from random samples: calibrate on real ones for accuracy")
+    result, selection = selected_copy(model, 21 if options.is_wide else 13, options)
+    types = layer_types(result, options.layers)
+    made = _planned(model, result, selection, options)
+    qparams = group_qparams(made, statistics, options, types)
+    rounder = None if fitting else _rounder(result, statistics, options, threads)
+    for node, reason in made.reasons.items():
+        node.metadata_props[REASON_KEY] = reason
+    for note in qdq.insert(result.graph, made, qparams, _scheme(options, types, rounder)):
+        log.info(note)
+    # Recurrent layers and those of subgraphs compute in float, with integer weights.
+    weight_only.weight_only(result, selection.nodes, options.scheme)
+    if fitting is not None:
+        _fit(result, options, types, fitting)
+    return result
+
+
+def _planned(model: Model, result: Model, selection: Selection, options: Options) -> Plan:
+    """Return what of result, the copy of model, becomes integers."""
+    statistics = model.statistics
+    assert statistics is not None
+    made = plan(result, _selected(selection), statistics, integer_outputs=options.integer_outputs)
+    if any(node.op_type in ("QuantizeLinear", "QLinearConv") for node in all_nodes(model)):
+        advice = "the model is quantized already: give the float one it was made from"
+        if not made.nodes:
+            raise ModelError(advice)
+        log.warning("%s", advice)
+    if not made.nodes:
+        raise UnsupportedError(f"no node can be quantized: {_summary(made)}")
+    return made
+
+
+def _selected(selection: Selection) -> Callable[[ir.Node], str | None]:
+    return lambda node: selection.reasons.get(node_label(node))
+
+
+def _summary(made: Plan) -> str:
+    counts = Counter(made.reasons.values())
+    return "; ".join(f"{n} x {reason}" for reason, n in counts.most_common(3)) or "it has none"
+
+
+def _rounder(
+    result: Model, statistics: Statistics, options: Options, threads: int | None
+) -> WeightRounder | None:
+    """Return what rounds weights: by Gram matrices, else by expected inputs; None: the nearest."""
+    rounder: WeightRounder | None = rounder_of(result, statistics, options, threads, zeros=True)
+    if rounder is None and options.correct in ("auto", "analytic"):
+        rounder = expected_rounding(result)
+    return rounder
+
+
+def _scheme(options: Options, types: Types, rounder: WeightRounder | None) -> qdq.Scheme:
+    return qdq.Scheme(
+        options.activations,
+        options.activation_symmetric,
+        lambda weight, axis, users: _weight_qparams(
+            weight, axis, for_layer(options, of_weight(users, types)).scheme
+        ),
+        rounder,
+        options.target,
+    )
+
+
+def _weight_qparams(weight: Any, axis: int | None, scheme: WeightScheme) -> QParams:
+    return lookup(WEIGHT_METHODS, scheme.method, "weight method")(
+        weight,
+        dtype=scheme.dtype,
+        axis=axis if scheme.per_channel else None,
+        symmetric=scheme.symmetric,
+        narrow=scheme.narrow,
+    )
+
+
+def _fit(result: Model, options: Options, types: Types, fitting: Fitting) -> None:
+    """Round the weights of a quantized model layer after layer, in place."""
+
+    def dtype_of(node: ir.Node) -> str | None:
+        dtype = for_layer(options, types.get(node)).weights
+        return None if options.target and dtype.endswith("8") else dtype
+
+    method = "descent" if options.rounding in ("auto", "sequential") else options.rounding
+    names = round_sequentially(
+        fitting.reference, result, dtype_of=dtype_of, data=fitting.data, threads=fitting.threads,
+        progress=fitting.progress, search=search(options, method, fitting.threads, zeros=True),
+        corrects=options.correct in BY_SAMPLES,
+    )  # fmt: skip
+    log.info("fitted the weights of %d layers, front to back", len(names))
