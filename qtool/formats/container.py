@@ -66,6 +66,7 @@ def write(file: BinaryIO, members: Iterable[tuple[Member, Iterable[bytes | memor
         file.write(header)
         for chunk in chunks:
             file.write(chunk)
+            mapping.release(chunk)
         position += len(header) + member.length
     for entry in directory:
         file.write(entry)

@@ -43,6 +43,17 @@ def pieces(data: memoryview, start: int, length: int) -> Iterator[memoryview]:
         yield view(data, at, min(PIECE_BYTES, start + length - at)).data
 
 
+def release(piece: bytes | memoryview) -> None:
+    """Give the pages of an array that is mapped from a file, and only read, back after use."""
+    array = piece.obj if isinstance(piece, memoryview) and piece.nbytes >= RELEASED_BYTES else None
+    only_read = False
+    while isinstance(array, np.ndarray):
+        only_read |= isinstance(array, np.memmap) and array.mode == "r"
+        array = array.base
+    if only_read and isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
+
+
 def _release(mapped: mmap.mmap, start: int, length: int) -> None:
     first = start // mmap.PAGESIZE * mmap.PAGESIZE
     mapped.madvise(mmap.MADV_DONTNEED, first, start + length - first)

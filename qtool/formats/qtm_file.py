@@ -191,6 +191,7 @@ def _statistics_parts(model: Model) -> list[Part]:
     size = crc = 0
     for piece in pieces:
         size, crc = size + len(piece), zlib.crc32(piece, crc)
+        mapping.release(piece)
     return [(_stored(STATISTICS, size, crc), pieces)]
 
 

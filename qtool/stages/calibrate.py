@@ -30,6 +30,7 @@ from qtool.statistics.histogram import Histogram
 log = logging.getLogger("qtool")
 
 BATCH = 8  # samples that a thread takes at once
+SPARE_BYTES = 16 << 20  # for what the memory of a process grows by beyond what is asked for
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 Observers = Mapping[str, Sequence[Histogram | Gram]]  # tensor name -> what its values update
@@ -72,7 +73,9 @@ def calibrate(
     annotated = infer_shapes(model)
     histograms = {name: Histogram() for name in _chosen(annotated, tensors)}
     layers = gram_layers(annotated) if gram else []
-    passes = _planned(annotated, histograms, layers, threads, memory)
+    base = _base_bytes(annotated, {*histograms, *(layer.tensor for layer in layers)}, threads)
+    base += len(histograms) * HISTOGRAM_BYTES
+    plan_passes([], threads=threads, base_bytes=base, memory=memory)  # refuses too little
     _mention_unobserved(model, layers if gram else None)
 
     # One session for all passes: what it has to return changes how onnxruntime fuses nodes.
@@ -81,13 +84,17 @@ def calibrate(
     if part.source == "synthetic":
         runs = matched(model, data=data, threads=threads, progress=progress)
     session = OrtSession(runs, outputs=sorted(wanted) or None, ordered=bool(layers))
+    if layers and memory is not None and part.total is not None:
+        base = _settled_bytes(session, part, threads) + len(histograms) * HISTOGRAM_BYTES
+    passes = _planned(len(histograms), layers, threads, base, memory)
     grams: dict[str, GramStatistics] = {}
     for number, planned in enumerate(passes, 1):
         sums = {layer.what: Gram(layer) for layer in planned.layers}  # layers that agree share one
-        observers = _observers(histograms if number == 1 else {}, sums.values())
         label = "calibrating" if len(passes) == 1 else f"pass {number} of {len(passes)}"
-        samples = progress(part, label, part.total)
-        n_samples = _run(session, observers, samples, threads=threads, batch=batch)
+        n_samples = _run(
+            session, _observers(histograms if number == 1 else {}, sums.values()),
+            progress(part, label, part.total), threads=threads, batch=batch,
+        )  # fmt: skip
         grams |= _finished(planned.layers, sums, on_disk=len(passes) > 1)
 
     statistics = Statistics(
@@ -163,19 +170,28 @@ def _same(sample: Sample) -> Sample:
     return sample
 
 
+def _base_bytes(model: Model, outputs: Iterable[str], threads: int) -> int:
+    return resident_bytes() + session_bytes(model, outputs, threads)
+
+
+def _settled_bytes(session: OrtSession, part: Part, threads: int) -> int:
+    """Return what this process takes once its threads have run samples, and something to spare.
+
+    That tells more than a prediction: of activations inside onnxruntime, say, or of large images.
+    """
+    sweep(session, islice(part, 2 * threads), lambda *_: None, threads=threads)
+    return resident_bytes() + SPARE_BYTES
+
+
 def _planned(
-    model: Model, tensors: Iterable[str], layers: Sequence[Layer], threads: int, memory: int | None
+    n_tensors: int, layers: Sequence[Layer], threads: int, base_bytes: int, memory: int | None
 ) -> list[Pass]:
     """Return the passes that the memory allows, and say what they will take."""
-    tensors = list(tensors)
-    outputs = {*tensors, *(layer.tensor for layer in layers)}
-    fixed = resident_bytes() + session_bytes(model, outputs, threads)
-    base = fixed + len(tensors) * HISTOGRAM_BYTES
-    passes = plan_passes(layers, threads=threads, base_bytes=base, memory=memory)
+    passes = plan_passes(layers, threads=threads, base_bytes=base_bytes, memory=memory)
     peak = megabytes(max(planned.n_bytes for planned in passes))
     plural = "es" if len(passes) > 1 else ""
     grams = f" and {len(layers)} Gram matrices, {len(passes)} pass{plural}" if layers else ""
-    log.info("observing %d tensors%s; predicted peak memory %s", len(tensors), grams, peak)
+    log.info("observing %d tensors%s; predicted peak memory %s", n_tensors, grams, peak)
     return passes
 
 

@@ -14,6 +14,7 @@ from qtool.model import GramStatistics
 from qtool.statistics.gram import Layer
 
 MEGABYTE = 10**6
+KEPT_BYTES = 32 << 20  # glibc gives what is larger back at once, others sooner
 
 
 @dataclass
@@ -58,9 +59,10 @@ def plan_passes(
 
 def _bytes(layers: Sequence[Layer], threads: int, base_bytes: int) -> int:
     states = {layer.what: layer.state_bytes for layer in layers}
-    scratch = threads * max(layer.scratch_bytes for layer in layers)  # kept by the allocator
+    scratch = max(layer.scratch_bytes for layer in layers)
+    kept = min(scratch, KEPT_BYTES)  # by the allocator, after the last sample
     copied = max(states.values())  # when a matrix is finished
-    return base_bytes + sum(states.values()) + scratch + copied
+    return base_bytes + sum(states.values()) + max(threads * scratch, threads * kept + copied)
 
 
 def megabytes(n_bytes: int) -> str:
