@@ -56,6 +56,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               help="With --data: scale channels against the layers that read them, which leaves "
               "the model the same function. error: for the least predicted error; ranges: for "
               "equal ranges of weights. auto: error, for 8 bits, where it pays.")
+@click.option("--absorb", default="auto", show_default=True,
+              type=Registered(STAGE, "ABSORB", "absorber"),
+              help="With --data: what channels never fall below goes into the biases of the layers "
+              "that read them, so that ranges end lower. samples: by their minimum; batch-norm: "
+              "mean - 3 std in training. auto: samples (--data-free: batch-norm), where it pays.")
 @click.option("--smooth", default="auto", show_default=True,
               type=Registered(STAGE, "SMOOTH", "smoothing"),
               help="auto: with --data, move wide channels of activations into the weights of the "

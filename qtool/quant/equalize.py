@@ -6,22 +6,17 @@ See docs/accuracy.md.
 
 from __future__ import annotations
 
-import json
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from qtool import hessian
-from qtool.model import BatchNormStatistics, Model, Names, add_initializer, array
+from qtool.model import Model
 from qtool.quant.plan import plan
+from qtool.quant.rescale import STEPS, steps, weight_of
 from qtool.quant.ties import Ids, Ties, ties
-from qtool.shapes import infer_shapes
-
-log = logging.getLogger("qtool")
 
 Float64 = npt.NDArray[np.float64]
 
@@ -67,6 +62,7 @@ class Range:
 
     ids: Ids
     size: Float64
+    values: list[ir.Value]  # whose channels these are, one after the other
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,6 @@ class Problem:
 
 
 CAP = 1e4  # the largest factor
-STEPS = 16  # factors are 2 ** (k / STEPS): rounding errors cannot change them, and they are written
-KEY = "qtool.equalized"  # in a model's metadata: the k of each tensor's channels, as JSON
 
 
 def problem(
@@ -119,7 +113,8 @@ def problem(
         if seen:
             of |= dict.fromkeys(group.members, len(ranges))
             ids = np.concatenate([tied.ids[v] for v in seen])
-            ranges.append(Range(ids, np.concatenate([known[v.name or ""].size for v in seen])))
+            size = np.concatenate([known[v.name or ""].size for v in seen])
+            ranges.append(Range(ids, size, seen))
     size = np.zeros(len(tied.free))
     for one in ranges:
         np.maximum.at(size, one.ids, one.size)
@@ -149,10 +144,9 @@ def observed_names(model: Model) -> list[str]:
 
 
 def _layer(node: ir.Node, tied: Ties) -> Layer:
-    rows = hessian.rows_of(node).of(np.asarray(array(node.inputs[1]))).astype(np.float64)
-    groups, n_out, _ = rows.shape
+    weight = weight_of(node)
+    groups = len(weight)
     inputs = tied.ids[_input(node)].reshape(groups, -1)
-    weight = rows.reshape(groups, n_out, inputs.shape[1], -1)
     return Layer(node, weight, inputs, tied.ids[node.outputs[0]].reshape(groups, -1))
 
 
@@ -180,121 +174,5 @@ def _bounds(tied: Ties, size: Float64) -> tuple[Float64, Float64]:
 
 def on_grid(problem: Problem, factors: Float64) -> Float64:
     """Return factors as powers of the grid within the bounds."""
-    low, high = np.ceil(_steps(problem.lower)), np.floor(_steps(problem.upper))
-    return np.asarray(np.exp2(np.clip(np.rint(_steps(factors)), low, high) / STEPS))
-
-
-def _steps(factors: Float64) -> Float64:
-    return np.asarray(np.log2(factors) * STEPS)
-
-
-def equalized(model: Model, factors: Float64, *, fold: bool = False) -> Model:
-    """Return the model with channels scaled by the factors of the variables of ties(model).
-
-    It computes the same: a Clip gets its limit per channel, as Relu and Min. With fold it stays
-    the Clip that it is, which is right where the tensor is then quantized: within the bounds of
-    a Problem, the range ends before the limit of any channel. model has shapes.
-    """
-    result = model.copy()
-    tied = ties(result)
-    for layer in (_layer(node, tied) for node in tied.layers):
-        _scale(layer, factors)
-    scale = {v.name: factors[ids] for v, ids in tied.ids.items()}
-    known = {
-        name: BatchNormStatistics(
-            (one.mean * scale[name]).astype(np.float32), (one.std * scale[name]).astype(np.float32)
-        )
-        for name, one in model.batch_norm.items()
-        if name in scale
-    }
-    result = replace(result, batch_norm={**model.batch_norm, **known}, statistics=None)
-    result.ir.metadata_props[KEY] = _record(tied, factors)
-    names = Names(result.graph)
-    if fold:
-        return result
-    for node in [n for n in result.graph if n.op_type == "Clip"]:
-        ids = tied.ids.get(node.outputs[0])
-        if ids is not None and np.any(factors[ids] != 1):
-            _limit_per_channel(node, factors[ids], names)
-    return result
-
-
-def _record(tied: Ties, factors: Float64) -> str:
-    found = {}
-    for node in tied.layers:
-        steps = np.rint(_steps(factors[tied.ids[node.outputs[0]]])).astype(int)
-        if steps.any():
-            found[node.outputs[0].name] = steps.tolist()
-    return json.dumps(found, separators=(",", ":"))
-
-
-def aligned(reference: Model, model: Model, *, fold: bool = False) -> Model:
-    """Return the reference with its channels scaled as those of the equalized model.
-
-    So tensors of one name hold the same numbers. A model that is not equalized gives the
-    reference itself, and so does, with a warning, a reference of other tensors.
-    """
-    text = model.ir.metadata_props.get(KEY)
-    if text is None or KEY in reference.ir.metadata_props:
-        return reference
-    typed = infer_shapes(reference)
-    factors = _recorded(ties(typed), text)
-    if factors is None:
-        log.warning(
-            "the model is equalized, and the reference has not the tensors to do the same to: "
-            "what is said of single layers does not hold; give the model that was quantized"
-        )
-        return reference
-    return equalized(typed, factors, fold=fold)
-
-
-def _recorded(tied: Ties, text: str) -> Float64 | None:
-    """Return the factors that a record says; None if it is damaged or of other tensors."""
-    try:
-        record = {name: np.array(steps, np.int16) for name, steps in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError, OverflowError):
-        return None
-    ids = {value.name: found for value, found in tied.ids.items()}
-    factors = np.ones(len(tied.free))
-    for name, steps in record.items():
-        if name not in ids or steps.shape != ids[name].shape or np.abs(steps).max() > 1 << 10:
-            return None
-        factors[ids[name]] = np.exp2(steps / STEPS)
-    return factors if np.all(tied.free | (factors == 1)) else None
-
-
-def _scale(layer: Layer, factors: Float64) -> None:
-    node = layer.node
-    out, inside = factors[layer.outputs], factors[layer.inputs]
-    _set(node, 1, layer.weight * out[:, :, None, None] / inside[:, None, :, None])
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = np.asarray(array(node.inputs[2])).astype(np.float64)
-        scaled = np.broadcast_to(bias.ravel(), out.size) * out.ravel()
-        value = node.inputs[2]
-        value.const_value = ir.Tensor(scaled.astype(np.float32), name=value.name)
-        value.shape = ir.Shape(scaled.shape)
-
-
-def _set(node: ir.Node, index: int, weight: Float64) -> None:
-    value = node.inputs[index]
-    assert value is not None
-    assert value.const_value is not None
-    shape = tuple(value.const_value.shape.numpy())
-    groups, n_out = weight.shape[:2]
-    back = hessian.rows_of(node).back(weight.reshape(groups, n_out, -1), shape)
-    value.const_value = ir.Tensor(back.astype(np.float32), name=value.name)
-
-
-def _limit_per_channel(clip: ir.Node, factors: Float64, names: Names) -> None:
-    """Replace Clip(x, 0, m) by Min(Relu(x), factors * m): the limits of a Clip are numbers."""
-    graph, y = clip.graph, clip.outputs[0]
-    assert graph is not None
-    shape = (1, -1, *(1,) * (len(y.shape or (0, 0)) - 2))
-    limit = float(np.asarray(array(clip.inputs[2])).ravel()[0])
-    limits = (factors * limit).astype(np.float32).reshape(shape)
-    bound = add_initializer(graph, names(f"{y.name}_limits"), limits)
-    relu = ir.node("Relu", [clip.inputs[0]])
-    relu.outputs[0].name = names(f"{y.name}_relu")
-    relu.outputs[0].type, relu.outputs[0].shape = y.type, y.shape
-    last = ir.node("Min", [relu.outputs[0], bound], name=clip.name)
-    ir.convenience.replace_nodes_and_values(graph, clip, [clip], [relu, last], [y], last.outputs)
+    low, high = np.ceil(steps(problem.lower)), np.floor(steps(problem.upper))
+    return np.asarray(np.exp2(np.clip(np.rint(steps(factors)), low, high) / STEPS))

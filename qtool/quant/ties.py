@@ -7,7 +7,7 @@ meet in an Add or a Concat are one variable; what another op sees stays as it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,17 +40,24 @@ class Ties:
 
 def ties(model: Model) -> Ties:
     """Return the ties of a model whose tensors have known shapes."""
-    found = _Builder(model)
-    for node in all_nodes(model):
-        found.visit(node)
-    return found.finish()
+    return Builder(model).all()
 
 
-class _Builder:
-    """Collects ties node by node: a disjoint-set forest over all channels."""
+class Builder:
+    """Collects ties node by node: a disjoint-set forest over all channels.
 
-    def __init__(self, model: Model) -> None:
-        self._graph = model.graph
+    rules: by op type, which channels of a node are tied. pins: of a layer, the tensors whose
+    channels stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rules: Mapping[str, Rule] | None = None,
+        pins: Callable[[ir.Node], Mapping[ir.Value, str]] = lambda _: {},
+    ) -> None:
+        self._model, self._graph = model, model.graph
+        self._rules, self._pins = RULES if rules is None else rules, pins
         self._parent: list[int] = []
         self._first: dict[ir.Value, int] = {}
         self._count: dict[ir.Value, int] = {}
@@ -60,23 +67,31 @@ class _Builder:
         for value in (*model.graph.inputs, *model.graph.outputs):
             self._pin(value, "it is an input or output of the model")
 
-    def visit(self, node: ir.Node) -> None:
+    def all(self) -> Ties:
+        """Return the ties of all nodes."""
+        for node in all_nodes(self._model):
+            self._visit(node)
+        return self._finish()
+
+    def _visit(self, node: ir.Node) -> None:
         """Add what a node ties or pins."""
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         if node.domain == "" and node.graph is self._graph:
             if node.op_type in LAYERS and self._is_layer(node):
                 self._layers.append(node)
+                for value, reason in self._pins(node).items():
+                    self._pin(value, reason)
                 return
-            rule = _RULES.get(node.op_type)
+            rule = self._rules.get(node.op_type)
             pairs = None if rule is None else rule(node)
             if pairs is not None and all(self._tie(a, b) for a, b in pairs):
                 if node.op_type == "Clip":
-                    self._limits.append((node.outputs[0], _bounds(node)[1]))
+                    self._limits.append((node.outputs[0], bounds(node)[1]))
                 return
         for value in values:
             self._pin(value, f"{node.op_type} reads or makes it")
 
-    def finish(self) -> Ties:
+    def _finish(self) -> Ties:
         """Return the ties, with variables numbered in the order of the tensors."""
         roots = np.array([self._root(i) for i in range(len(self._parent))], np.intp)
         kept, numbers = np.unique(roots, return_inverse=True)
@@ -166,18 +181,18 @@ def _all(value: ir.Value) -> Side:
     return value, np.arange(channels(value) or 0)
 
 
-def _through(node: ir.Node) -> list[tuple[Side, Side]] | None:
+def through(node: ir.Node) -> list[tuple[Side, Side]] | None:
     """Tie each channel of the first input to that of the output."""
     x, y = node.inputs[0], node.outputs[0]
     return None if x is None else [(_all(x), _all(y))]
 
 
 def _clip(node: ir.Node) -> list[tuple[Side, Side]] | None:
-    low, high = _bounds(node)
-    return _through(node) if low in (0.0, -np.inf) and high > 0 else None
+    low, high = bounds(node)
+    return through(node) if low in (0.0, -np.inf) and high > 0 else None
 
 
-def _bounds(node: ir.Node) -> tuple[float, float]:
+def bounds(node: ir.Node) -> tuple[float, float]:
     """Return the limits of a Clip; nan for one that is no constant number."""
 
     def limit(index: int, default: float) -> float:
@@ -195,7 +210,7 @@ def _pad(node: ir.Node) -> list[tuple[Side, Side]] | None:
     filled = array(value) if value is not None else np.zeros(1)
     zero = filled is not None and not filled.any()
     same = channels(node.inputs[0]) == channels(node.outputs[0])
-    return _through(node) if same and (zero or attribute(node, "mode", "") == "reflect") else None
+    return through(node) if same and (zero or attribute(node, "mode", "") == "reflect") else None
 
 
 def _reshape(node: ir.Node) -> list[tuple[Side, Side]] | None:
@@ -238,14 +253,14 @@ def _sum(node: ir.Node) -> list[tuple[Side, Side]] | None:
 
 
 def _prelu(node: ir.Node) -> list[tuple[Side, Side]] | None:
-    return _through(node) if constant(node.inputs[1]) is not None else None
+    return through(node) if constant(node.inputs[1]) is not None else None
 
 
-_RULES: dict[str, Rule] = {
+RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
          "Identity", "Dropout"),
-        _through,
+        through,
     ),
     "PRelu": _prelu,
     "Clip": _clip,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,26 +47,29 @@ class _Sums:
         return Channels(np.asarray(self._low), np.asarray(self._high), square)
 
 
-def smooth(model: Model, *, data: Any, threads: int, activations: str, weights: str) -> Model:
-    """Return the model with channels smoothed where that lowers the predicted error, or itself.
+def smooth(
+    reference: Model, model: Model, *, data: Any, threads: int, activations: str, weights: str
+) -> tuple[Model, Model]:
+    """Return both with channels smoothed where that lowers the predicted error, or themselves.
 
-    The result computes the same and has no statistics: those of the model are of other values.
+    They are the same function on the samples, and so are the results, which have no statistics:
+    those of the model are of other values.
     """
-    names = [site.name for site in sites(model)]
+    names = [site.name for site in sites(reference)]
     if not names:
-        return model
-    known = _channels(model, names, some(data, SAMPLES), threads)
+        return reference, model
+    known = _channels(reference, names, some(data, SAMPLES), threads)
     levels, weight_levels = (high - low for low, high in (limits(activations), limits(weights)))
     chosen = {}
-    for site in sites(model):
+    for site in sites(reference):
         t = factors(site, known[site.name], levels=levels, weight_levels=weight_levels // 2)
         if t is not None:
             chosen[site.name] = t
     log.info("smoothed %d of %d tensors in front of linear layers", len(chosen), len(names))
     if not chosen:
-        return model
-    made = smoothed(model, chosen)
-    return Model(made.ir, None, model.batch_norm, model.preprocess, model.history)
+        return reference, model
+    made = [replace(smoothed(one, chosen), statistics=None) for one in (reference, model)]
+    return made[0], made[1]
 
 
 def _channels(

@@ -5,17 +5,10 @@ import pytest
 from quant.graphs import model_of, node, ops
 
 from qtool.model import BatchNormStatistics, Model, array
-from qtool.quant.equalize import (
-    KEY,
-    STEPS,
-    ChannelStatistics,
-    aligned,
-    equalized,
-    observed_names,
-    problem,
-)
+from qtool.quant.equalize import ChannelStatistics, observed_names, problem
 from qtool.quant.equalizers import EQUALIZERS
 from qtool.quant.equalizers.noise import importance, predicted, terms
+from qtool.quant.rescale import KEY, STEPS, aligned, equalized
 from qtool.quant.ties import ties
 from qtool.runtime.ort import OrtSession
 

@@ -12,8 +12,8 @@ from qtool.data import open_samples
 from qtool.formats import load, save
 from qtool.model import fingerprint
 from qtool.runtime.ort import OrtSession
-from qtool.stages._equalize import channel_statistics
 from qtool.stages._matching import matched
+from qtool.stages._rescale import channel_statistics
 from qtool.stages.calibrate import untracked
 
 

@@ -1,0 +1,61 @@
+"""The same function with channels that quantize better: equalized, absorbed and smoothed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtool.model import Model
+from qtool.quant.rescale import KEY
+from qtool.stages._rescale import LEAST_GAIN, SURE_GAIN, Wanted, rescale
+from qtool.stages._smooth import smooth
+
+if TYPE_CHECKING:
+    from qtool.stages.quantize import Options
+
+SMALL = 1 << 26  # bytes; a model above is rescaled only on request: it takes 8 times that
+
+
+def transformed(model: Model, data: Any, threads: int, options: Options) -> tuple[Model, Model]:
+    """Return the model in two forms: one that computes the same, and what to quantize.
+
+    They differ in the limits of Clips, see rescale.
+    """
+    synthetic = getattr(data, "kind", "") == "synthetic" and bool(model.batch_norm)
+    asked = wanted(options, small=n_bytes(model) <= SMALL, synthetic=synthetic)
+    reference = model
+    if asked.equalizer or asked.absorber:
+        reference, model = rescale(model, asked, data=data, threads=threads)
+    if options.smooth == "auto" and KEY not in model.ir.metadata_props:
+        given = {"activations": options.activations, "weights": options.weights}
+        return smooth(reference, model, data=data, threads=threads, **given)
+    return reference, model
+
+
+def wanted(options: Options, *, small: bool, synthetic: bool) -> Wanted:
+    """Return how channels are scaled and shifted.
+
+    By itself only where that takes little memory, and is sure to pay. synthetic: of made samples,
+    what training saw says more.
+    """
+    wide = options.is_wide and options.per_channel
+    auto = (
+        (None, None) if wide or not small else ("error", "batch-norm" if synthetic else "samples")
+    )
+    equalizer, absorber = (
+        default if name == "auto" else None if name == "none" else name
+        for name, default in zip((options.equalize, options.absorb), auto, strict=True)
+    )
+    least = SURE_GAIN if options.per_channel else LEAST_GAIN
+    return Wanted(
+        equalizer, absorber,
+        least if options.equalize == "auto" else LEAST_GAIN,
+        least if options.absorb == "auto" else 0.0,
+        options.weights, options.activations, options.per_channel,
+    )  # fmt: skip
+
+
+def n_bytes(model: Model) -> int:
+    """Return the bytes of all initializers."""
+    return sum(
+        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
+    )
