@@ -19,6 +19,7 @@ REGISTRIES = {
     "qtool.compress.pruners": "PRUNERS",
     "qtool.metrics": "METRICS",
     "qtool.passes": "PASSES",
+    "qtool.quant.absorbers": "ABSORBERS",
     "qtool.quant.equalizers": "EQUALIZERS",
     "qtool.quant.rounding": "ROUNDINGS",
     "qtool.quant.weights": "WEIGHT_METHODS",

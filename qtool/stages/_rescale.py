@@ -134,14 +134,14 @@ def _absorbed(
     tried = [factors]
     if wanted.equalizer is not None and (factors != 1).any():
         tried.append(lookup(EQUALIZERS, wanted.equalizer, "equalizer")(can.utmost))
-    made = [can(each) for each in tried]
-    best = int(np.argmin([each.error for each in made]))
-    gain = decibels(predicted(found, factors), made[best].error)
-    if gain < wanted.least_absorbed or not made[best].n_ranges:
+    made = [(each, can(each)) for each in tried]
+    best, absorbed = min(made, key=lambda pair: pair[1].error if pair[1].n_ranges else np.inf)
+    gain = decibels(predicted(found, factors), absorbed.error) if absorbed.n_ranges else 0.0
+    if gain < wanted.least_absorbed or not absorbed.n_ranges:
         log.info("no bias absorbed: the predicted error would fall by %.2f dB only", gain)
         return factors, {}
     log.info(
         "absorbed the biases of %d channels in %d ranges: predicted error %.2f dB lower",
-        int((made[best].offsets > 0).sum()), made[best].n_ranges, gain,
+        int((absorbed.offsets > 0).sum()), absorbed.n_ranges, gain,
     )  # fmt: skip
-    return tried[best], named(can.tied, made[best].offsets, 0.0)
+    return best, named(can.tied, absorbed.offsets, 0.0)

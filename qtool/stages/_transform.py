@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qtool.model import Model
 from qtool.quant.rescale import KEY
 from qtool.stages._rescale import LEAST_GAIN, SURE_GAIN, Wanted, rescale
 from qtool.stages._smooth import smooth
-
-if TYPE_CHECKING:
-    from qtool.stages.quantize import Options
+from qtool.stages.quantize_options import Options
 
 SMALL = 1 << 26  # bytes; a model above is rescaled only on request: it takes 8 times that
 

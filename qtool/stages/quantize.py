@@ -12,22 +12,20 @@ from qtool.quant.qoperator import to_qoperator
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
-from qtool.stages._equalize import LEAST_GAIN, SURE_GAIN, equalize
 from qtool.stages._quantize_dynamic import (
     quantize_dynamic,
     quantize_weights,
     quantize_without_statistics,
 )
 from qtool.stages._quantize_static import Fitting, quantize_static
-from qtool.stages._smooth import smooth
+from qtool.stages._transform import n_bytes, transformed
 from qtool.stages.calibrate import calibrate, cores, untracked
-from qtool.stages.quantize_options import BY_SAMPLES, Options
+from qtool.stages.quantize_options import BY_BATCH_NORM, BY_DATA, BY_SAMPLES, Options
 from qtool.statistics.gram import gram_layers
 
 log = logging.getLogger("qtool")
 
 GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
-EQUALIZED_BYTES = 1 << 26  # a model above this is equalized only on request: it takes 8 times that
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 Progress = Callable[..., Iterable[Any]]
@@ -61,7 +59,7 @@ def quantize(
         result = to_qoperator(result)
     _forget_types(result)
     if check is None:
-        check = _bytes(model) <= LARGE_BYTES
+        check = n_bytes(model) <= LARGE_BYTES
         if not check:
             log.info("not run in onnxruntime: the model is over 1 GB; --check does it")
     if check:
@@ -97,7 +95,7 @@ def _static(model: Model, options: Options, data: Any, threads: int, progress: P
     _check(model, options, "static", data)
     reference = model
     if data is not None:
-        reference, model = _rescaled(model, data, threads, options)
+        reference, model = transformed(model, data, threads, options)
     if model.statistics is None:
         model = _calibrated(model, data, threads, progress, options)
     if options.is_sequential(data):
@@ -110,38 +108,19 @@ def _static(model: Model, options: Options, data: Any, threads: int, progress: P
     return result
 
 
-def _rescaled(model: Model, data: Any, threads: int, options: Options) -> tuple[Model, Model]:
-    """Return the model with channels scaled, as a float model and as what to quantize."""
-    reference = model
-    wanted = options.equalize != "auto" or _bytes(model) <= EQUALIZED_BYTES
-    if options.equalizer is not None and wanted:
-        reference, model = equalize(
-            model, options.equalizer, data=data, threads=threads,
-            weights=options.weights, activations=options.activations,
-            per_channel=options.per_channel,
-            least=SURE_GAIN if options.equalize == "auto" and options.per_channel else LEAST_GAIN,
-        )  # fmt: skip
-    if options.smooth == "auto" and reference is model:
-        given = {"activations": options.activations, "weights": options.weights}
-        reference = model = smooth(model, data=data, threads=threads, **given)
-    return reference, model
-
-
 def _check(model: Model, options: Options, mode: str, data: Any) -> None:
     """Refuse or mention what does not go with the mode."""
     if data is not None and mode != "static":
         log.warning("the samples are not used: none are needed for mode %s", mode)
-    if options.equalize not in ("auto", "none") and (mode != "static" or data is None):
-        raise UsageError("--equalize is for static quantization: give --data")
-    if options.rounding == "sequential" and (mode != "static" or data is None):
-        raise UsageError("--rounding sequential is for static quantization: give --data")
-    if options.correct == "analytic" and not model.batch_norm:
-        raise UsageError(
-            "--correct analytic needs batch-norm statistics: give the .qtm that qtool freeze "
-            "writes of a model with BatchNormalization"
-        )
-    if options.correct == "sequential" and (mode != "static" or data is None):
-        raise UsageError("--correct sequential is for static quantization: give --data")
+    for option, value in BY_DATA:
+        if getattr(options, option) == value and (mode != "static" or data is None):
+            raise UsageError(f"--{option} {value} is for static quantization: give --data")
+    for option, value in BY_BATCH_NORM:
+        if getattr(options, option) == value and not model.batch_norm:
+            raise UsageError(
+                f"--{option} {value} needs batch-norm statistics: give the .qtm that qtool freeze "
+                "writes of a model with BatchNormalization"
+            )
     if mode == "static" and model.statistics is not None and model.statistics.shards:
         part = ", ".join(model.statistics.shards)
         log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
@@ -178,9 +157,3 @@ def _forget_types(model: Model) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.type = value.shape = None
-
-
-def _bytes(model: Model) -> int:
-    return sum(
-        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
-    )

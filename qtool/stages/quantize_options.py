@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtool.errors import UsageError
+from qtool.quant.absorbers import ABSORBERS
 from qtool.quant.encode import WeightScheme
 from qtool.quant.equalizers import EQUALIZERS
 from qtool.quant.layer_types import LayerType, parse
@@ -26,7 +27,15 @@ ROUNDING = ("auto", *ROUNDINGS, "sequential")
 CORRECTIONS = ("auto", "none", "sequential", "analytic")
 BY_SAMPLES = ("auto", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
+ABSORB = ("auto", "none", *ABSORBERS)
 SMOOTH = ("auto", "none")
+BY_DATA = (
+    *(("equalize", name) for name in EQUALIZERS),
+    *(("absorb", name) for name in ABSORBERS),
+    ("rounding", "sequential"),
+    ("correct", "sequential"),
+)  # options with values that need samples
+BY_BATCH_NORM = (("correct", "analytic"), ("absorb", "batch-norm"))
 
 CHOICES: Mapping[str, tuple[str, Collection[str]]] = {
     "mode": ("mode", MODES),
@@ -37,6 +46,7 @@ CHOICES: Mapping[str, tuple[str, Collection[str]]] = {
     "rounding": ("rounding", ROUNDING),
     "correct": ("bias correction", CORRECTIONS),
     "equalize": ("equalizer", EQUALIZE),
+    "absorb": ("absorber", ABSORB),
     "smooth": ("smoothing", SMOOTH),
     "target": ("target", TARGETS),
     "weight_method": ("weight method", WEIGHT_METHODS),
@@ -62,6 +72,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()  # PATTERN=TYPE, types for single layers; the last match counts
     equalize: str = "auto"  # error, with samples, where it is sure to pay
+    absorb: str = "auto"  # samples, or batch-norm for made ones, where it is sure to pay
     smooth: str = "auto"  # with samples, where the predicted error falls
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
@@ -119,13 +130,6 @@ class Options:
             narrow=self.weight_symmetric is not False,
             block_size=self.block_size if self.mode == "weight-only" else 0,
         )
-
-    @property
-    def equalizer(self) -> str | None:
-        """Which equalizer runs; None for none."""
-        if self.equalize == "auto":
-            return None if self.is_wide and self.per_channel else "error"
-        return None if self.equalize == "none" else self.equalize
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not the defaults, for the history."""

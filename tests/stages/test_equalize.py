@@ -73,7 +73,7 @@ def test_with_scales_per_channel_it_runs_where_it_is_sure_to_pay(uneven, monkeyp
     assert fingerprint(auto) == fingerprint(error)
     assert sqnr(model, error, data) > sqnr(model, none, data)
 
-    monkeypatch.setattr("qtool.stages.quantize.SURE_GAIN", 100.0)
+    monkeypatch.setattr("qtool.stages._transform.SURE_GAIN", 100.0)
     assert fingerprint(make("auto")) == fingerprint(none)
 
 
