@@ -98,7 +98,8 @@ class Commands(click.Group):
             code = fail(advice(error), error.exit_code)
         except (KeyboardInterrupt, click.Abort) as error:
             signum = error.args[0] if error.args else signal.SIGINT
-            code = fail("interrupted; nothing was written", SIGNALLED + signum)
+            left = error.args[1] if len(error.args) > 1 else "nothing was written"
+            code = fail(f"interrupted; {left}", SIGNALLED + signum)
         except MemoryError:
             code = fail("out of memory; give the job more memory or a smaller model", 1)
         except BrokenPipeError:  # the reader, such as `head`, has seen enough

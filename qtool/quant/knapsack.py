@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 UNITS = 4096  # what a budget is divided into for best()
+LEAST = 2.0**-6  # of the most cost: the smallest budget that sizes() tries
 
 Assignment = dict[str, "Choice"]
 
@@ -53,12 +54,37 @@ def best(layers: Mapping[str, Sequence[Choice]], budget: float) -> Assignment | 
     unit = budget / UNITS
     if unit <= 0:
         return None
+    least, taken = _table(layers, unit)
+    return _read(layers, taken, UNITS, unit) if np.isfinite(least[UNITS]) else None
+
+
+def sizes(layers: Mapping[str, Sequence[Choice]], step: float) -> list[Assignment]:
+    """Return assignments from the most cost to the least, each the best within a budget.
+
+    The budgets are `step` (below 1) times each other: those of frontier() lie as far apart as the
+    layers are large. Below a LEAST of the most there are none but the last.
+    """
+    path = frontier(layers)
+    most, found = cost(path[0]), [path[0]]
+    budget, least = most * step, max(cost(path[-1]), most * LEAST)
+    while budget > least:
+        made = best(layers, budget)
+        if made is not None and loss(made) > loss(found[-1]):
+            found.append(made)
+        budget *= step
+    return [*(a for a in found if loss(a) < loss(path[-1])), path[-1]]
+
+
+def _table(
+    layers: Mapping[str, Sequence[Choice]], unit: float
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the least loss within each number of units, and for each layer the choice taken."""
     least = np.zeros(UNITS + 1)
     taken: list[np.ndarray] = []
     for choices in layers.values():
         options = []
         for choice in choices:
-            n = int(np.ceil(choice.cost / unit - 1e-9))
+            n = _units(choice, unit)
             moved = np.full(UNITS + 1, np.inf)
             if n <= UNITS:
                 moved[n:] = least[: UNITS + 1 - n] + choice.loss
@@ -66,14 +92,22 @@ def best(layers: Mapping[str, Sequence[Choice]], budget: float) -> Assignment | 
         stacked = np.stack(options)
         taken.append(np.argmin(stacked, axis=0))
         least = np.min(stacked, axis=0)
-    if not np.isfinite(least[UNITS]):
-        return None
-    left, found = UNITS, {}
+    return least, taken
+
+
+def _read(
+    layers: Mapping[str, Sequence[Choice]], taken: Sequence[np.ndarray], left: int, unit: float
+) -> Assignment:
+    """Return the assignment that the table holds for so many units."""
+    found = {}
     for (name, choices), which in reversed(list(zip(layers.items(), taken, strict=True))):
-        choice = choices[which[left]]
-        found[name] = choice
-        left -= int(np.ceil(choice.cost / unit - 1e-9))
+        found[name] = choices[which[left]]
+        left -= _units(found[name], unit)
     return {name: found[name] for name in layers}
+
+
+def _units(choice: Choice, unit: float) -> int:
+    return int(np.ceil(choice.cost / unit - 1e-9))
 
 
 def loss(assignment: Assignment) -> float:

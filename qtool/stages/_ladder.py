@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qtool.model import Model
-from qtool.quant.knapsack import Assignment, cost, frontier, loss
+from qtool.quant.knapsack import Assignment, Choice, cost, loss, sizes
 from qtool.quant.layer_types import FLOAT
 from qtool.stages.mixed import choices, layer_options
 
 BASE = "w8"
 NEAR = 0.01  # two candidates whose costs differ by less are not worth an evaluation
+STEP = 0.985  # of the cost, from one candidate to the next
 GOALS = {"size": ("bytes", (FLOAT, BASE, "w4")), "latency": ("macs", (FLOAT, BASE))}
 
 
@@ -31,43 +32,64 @@ def ladder(
 ) -> tuple[list[Candidate], int]:
     """Return the candidates, and the place of the one in which all layers have the base type.
 
-    In front of it float layers take the base type one by one, behind it those of the base type
-    narrower ones, each time the one that loses least for what it saves.
+    Behind it come mixtures of the base type and narrower ones. In front of it, those that are
+    predicted to lose less: mixtures of all types, float for the layers that need it. From each to
+    the next the predicted loss grows.
     """
     price, types = GOALS[goal]
     known = choices(model, types=types, cost=price, importance=importance, **options)
-    narrow = [t for t in types if t != FLOAT]
-    above = frontier({n: [c for c in cs if c.type in (FLOAT, BASE)] for n, cs in known.items()})
-    below = frontier({n: [c for c in cs if c.type in narrow] for n, cs in known.items()})
-    path = [*above, *(below[1:] if len(narrow) > 1 else [])]
-    return [_candidate(assignment) for assignment in path], len(above) - 1
+    base = {n: next(c for c in cs if c.type == BASE) for n, cs in known.items()}
+    integers = {n: [c for c in cs if c.type != FLOAT] for n, cs in known.items()}
+    above = [a for a in sizes(known, STEP) if loss(a) < loss(base)]
+    below = [a for a in sizes(integers, STEP) if loss(a) > loss(base) and cost(a) < cost(base)]
+    return [_candidate(a) for a in (*above, base, *below)], len(above)
 
 
-def _candidate(assignment: Assignment) -> Candidate:
-    return Candidate(layer_options(assignment, BASE), loss(assignment), cost(assignment))
+def _candidate(assignment: Mapping[str, Choice]) -> Candidate:
+    kept: Assignment = dict(assignment)
+    return Candidate(layer_options(kept, BASE), loss(kept), cost(kept))
 
 
-def between(candidates: Sequence[Candidate], low: int, high: int, n: int) -> list[int]:
-    """Return up to n places between low and high, evenly spaced in the logarithm of the loss.
+@dataclass(frozen=True)
+class Bracket:
+    """What a search knows: the last place inside the budget, the first beyond it, and their drops.
 
-    None where what lies between costs nearly the same as low.
+    nan for a drop that is not known.
     """
-    inside = [
-        i
-        for i in range(low + 1, min(high, len(candidates)))
-        if candidates[low].cost - candidates[i].cost > NEAR * candidates[low].cost
-    ]
+
+    low: int
+    high: int
+    low_drop: float = 0.0  # that of the float model
+    high_drop: float = math.nan
+
+
+def between(
+    candidates: Sequence[Candidate], known: Bracket, budget: float, n: int = 1
+) -> list[int]:
+    """Return up to n places between the ends, where the drop is expected to cross the budget.
+
+    For small noise the drop grows as the loss does: one place is where the line through the ends
+    crosses, kept in the middle half of the bracket. Without a drop on both sides, and for more
+    places, they are even. None where what lies between costs nearly the same as the lower end.
+    """
+    least = candidates[known.low].cost * (1 - NEAR)
+    last = min(known.high, len(candidates))
+    inside = [i for i in range(known.low + 1, last) if candidates[i].cost < least]
     if not inside:
         return []
-    bottom = candidates[low].loss or candidates[inside[0]].loss / 4
-    top = candidates[min(high, len(candidates) - 1)].loss
-    found = []
-    for part in range(1, n + 1):
-        share = part / (n + 1)
-        wanted = _log(bottom) * (1 - share) + _log(top) * share
-        found.append(min(inside, key=lambda i: abs(_log(candidates[i].loss) - wanted)))
-    return sorted(set(found))
+    even = [inside[(len(inside) - 1) * part // (n + 1)] for part in range(1, n + 1)]
+    crossing = _crossing(candidates, known, budget)
+    if n > 1 or crossing is None:
+        return sorted(set(even)) if n > 1 else [inside[len(inside) // 2]]
+    margin = len(inside) // 4
+    middle = inside[margin : len(inside) - margin]
+    return [min(middle, key=lambda i: (abs(candidates[i].loss - crossing), i))]
 
 
-def _log(value: float) -> float:
-    return math.log(max(value, 1e-300))
+def _crossing(candidates: Sequence[Candidate], known: Bracket, budget: float) -> float | None:
+    """Return the loss at which the line through the ends of the bracket meets the budget."""
+    rise = known.high_drop - known.low_drop
+    if not math.isfinite(rise) or rise <= 0:
+        return None
+    low, high = candidates[known.low].loss, candidates[known.high].loss
+    return low + (high - low) * (budget - known.low_drop) / rise

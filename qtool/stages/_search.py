@@ -1,27 +1,30 @@
-"""The search of tune: bisection over a ladder of candidates, with paired evaluations."""
+"""The search of tune: over a ladder of candidates, with paired evaluations."""
 
 from __future__ import annotations
 
 import logging
 import math
 import shutil
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qtool import formats
 from qtool.errors import UsageError
 from qtool.formats.atomic import replacing
-from qtool.stages._ladder import Candidate, between
+from qtool.stages._ladder import Bracket, Candidate, between
 from qtool.stages._trials import (
     Journal,
     Progress,
     TimeUp,
     key_of,
+    opened,
     quantized,
     run_trial,
+    stoppable,
 )
 
 log = logging.getLogger("qtool.tune")  # heard while the stages inside keep silent
@@ -74,6 +77,23 @@ class Search:
     trials: list[Trial] = field(default_factory=list)
     best: Trial | None = None
     metric: str = ""
+
+    @property
+    def budget(self) -> float:
+        return float(self.task["evaluation"]["max_drop"])
+
+    @property
+    def bracket(self) -> Bracket:
+        """The last place inside the budget and what is beyond it; float is inside any."""
+        known = {trial.place: self.tested(trial) for trial in self.trials}
+        low = max((t.place for t in self.trials if t.passed), default=0)
+        high = min((place for place in known if place > low), default=len(self.candidates))
+        return Bracket(low, high, known.get(low, 0.0), known.get(high, math.nan))
+
+    def tested(self, trial: Trial) -> float:
+        """Return what is compared with the budget: the drop, or where its interval begins."""
+        confident = self.task["evaluation"]["confident"] and trial.drop_ci95 is not None
+        return trial.drop_ci95[0] if confident and trial.drop_ci95 else trial.drop
 
     def key(self, place: int) -> str:
         """Return the hash of a trial: of the model, the data, and what is done with them."""
@@ -133,30 +153,28 @@ class Search:
                 shutil.copyfileobj(source, target)
             return
         task = {**self.task, "options": self.given(place)}
-        formats.save(quantized(formats.load(task["model"]), task), self.setting.output)
+        formats.save(quantized(opened(task["model"])[0], task), self.setting.output)
 
 
 def search(run: Search, first: int, most: int, executor: Executor | None, jobs: int) -> str:
-    """Bisect until the best is known, and say why it ended; with jobs, in more parts at once."""
-    passed, failed = 0, len(run.candidates)  # the float model is inside any budget
+    """Close in on the last candidate inside the budget, and say why it ended.
+
+    With jobs, in more parts at once. An interrupt stops the trials that run in threads.
+    """
     places = [first]
+    stop = threading.Event()
+    run.setting = replace(run.setting, progress=stoppable(run.setting.progress, stop))
     pool = executor or ThreadPoolExecutor(jobs, thread_name_prefix="qtool-trial")
     try:
         while places:
             for place, found, remembered in _results(run, pool, places):
                 run.done(place, found, remembered)
-                if found["passed"]:
-                    passed = max(passed, place)
-                else:
-                    failed = min(failed, place)
             left = most - len(run.trials)
             if not left:
                 return f"{most} evaluations"
-            known = {trial.place for trial in run.trials}
-            places = between(run.candidates, passed, max(failed, passed + 1), min(jobs, left))
-            places = [place for place in places if place not in known]
-            if passed == len(run.candidates) - 1:
+            if any(t.passed and t.place == len(run.candidates) - 1 for t in run.trials):
                 return "the smallest candidate is inside the budget"
+            places = between(run.candidates, run.bracket, run.budget, min(jobs, left))
         return "what is left to try would save less than 1 %"
     except TimeUp:
         if run.best is None:
@@ -165,6 +183,8 @@ def search(run: Search, first: int, most: int, executor: Executor | None, jobs: 
             ) from None
         return "the time is over"
     finally:
+        stop.set()
+        opened.cache_clear()
         if executor is None:
             pool.shutdown(cancel_futures=True)
 
@@ -180,9 +200,13 @@ def _results(
             yield place, known, True
         else:
             waiting[run.submit(pool, place)] = place
-    while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield waiting.pop(future), future.result(), False
+    try:
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                yield waiting.pop(future), future.result(), False
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 def _better(trial: Trial, other: Trial, goal: str) -> bool:

@@ -10,14 +10,17 @@ import hashlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from qtool.errors import QtoolError
 from qtool.model import Model
+from qtool.runtime import Runner
 
 log = logging.getLogger("qtool")
 
@@ -43,7 +46,7 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     from qtool.stages.evaluate import evaluate, samples_for
 
     start = time.monotonic()
-    model = formats.load(task["model"])
+    model, reference = opened(task["model"])
     candidate = quantized(model, task, progress)
     formats.save(candidate, task["artifact"])
     evaluation = dict(task["evaluation"])
@@ -51,7 +54,7 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     report = evaluate(
         candidate,
         data=samples_for(candidate, model, **task["data"], **asked),
-        reference=model,
+        reference=reference,
         progress=until(task["deadline"], progress),
         **evaluation,
     )
@@ -62,6 +65,17 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
         "bytes": os.path.getsize(task["artifact"]),
         "seconds": round(time.monotonic() - start, 2),
     }
+
+
+@lru_cache(maxsize=1)
+def opened(path: str) -> tuple[Model, Runner]:
+    """Return the model of a file, and what runs it: outputs that a trial asked for are kept."""
+    from qtool import formats
+    from qtool.runtime.remembered import Remembered
+    from qtool.stages.evaluate import reference_runner
+
+    model = formats.load(path)
+    return model, Remembered(reference_runner(model))
 
 
 def quantized(model: Model, task: Task, progress: Progress | None = None) -> Model:
@@ -89,6 +103,18 @@ def until(deadline: float | None, progress: Progress | None = None) -> Progress:
             yield item
 
     return limited
+
+
+def stoppable(progress: Progress, stop: threading.Event) -> Progress:
+    """Return a progress that raises TimeUp between two samples once stop is set."""
+
+    def watched(items: Iterable[Any], label: str, total: int | None) -> Iterator[Any]:
+        for item in progress(items, label, total):
+            if stop.is_set():
+                raise TimeUp("the search has ended")
+            yield item
+
+    return watched
 
 
 def key_of(*facts: Any) -> str:

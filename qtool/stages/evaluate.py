@@ -34,7 +34,7 @@ def evaluate(
     model: Model,
     *,
     data: Samples,
-    reference: Model | None = None,
+    reference: Model | Runner | None = None,
     metric: str | None = None,
     target: str | None = None,
     output: str | None = None,
@@ -52,8 +52,8 @@ def evaluate(
     other labels, and without labels agreement with the reference (sqnr if outputs are no
     classes). target is what outputs are compared with: labels, input or reference. max_drop is
     the budget that passed tells about; confident exceeds it only where the whole 95 % interval
-    does. runtime, of RUNTIMES, runs the model; the reference runs in onnxruntime. The result does
-    not depend on threads.
+    does. runtime, of RUNTIMES, runs the model; the reference runs in onnxruntime, if it does not
+    run already. The result does not depend on threads.
 
     Raises:
         UsageError: the options do not go together, or with the data.
@@ -63,7 +63,7 @@ def evaluate(
     check_gate(reference is not None, max_drop, confident)
     sessions = [session_of(model, threads=1)]
     if reference is not None:
-        sessions.append(RUNTIMES[REFERENCE_RUNTIME](reference, threads=1))
+        sessions.append(reference_runner(reference))
     task = task_for(data, sessions, metric, target, output)
     if max_drop is not None:
         check_droppable(task)
@@ -80,6 +80,13 @@ def evaluate(
     passed, reason = gate(report, max_drop, confident)
     seconds = time.perf_counter() - start
     return replace(report, passed=passed, reason=reason, seconds=round(seconds, 3))
+
+
+def reference_runner(reference: Model | Runner) -> Runner:
+    """Return what runs a reference."""
+    if isinstance(reference, Model):
+        return RUNTIMES[REFERENCE_RUNTIME](reference, threads=1)
+    return reference
 
 
 def samples_for(

@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
 from qtool import formats
@@ -122,10 +123,13 @@ def tune(
         )  # fmt: skip
         try:
             ended = search(run, first, trials, executor, jobs)
-        except KeyboardInterrupt:
-            if run.best is not None:
-                log.warning("%s holds the best so far; the same command again goes on", output)
-            raise
+        except KeyboardInterrupt as error:
+            if run.best is None:
+                raise
+            signum = error.args[0] if error.args else SIGINT
+            raise KeyboardInterrupt(
+                signum, f"{output} holds the best so far; the same command again goes on"
+            ) from None
     best = run.best if run.best is not None and run.best.passed else None
     return Tuning(
         goal=goal,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool.quant.knapsack import Choice, best, cost, frontier, loss
+from qtool.quant.knapsack import Choice, best, cost, frontier, loss, sizes
 
 NUMBERS = st.integers(0, 40).map(float)
 LAYERS = st.dictionaries(
@@ -57,3 +57,20 @@ def test_equal_choices_take_one_step_each():
     layers = {name: [Choice("w8", 0, 8), Choice("w4", 1, 4)] for name in "abc"}
 
     assert [cost(a) for a in frontier(layers)] == pytest.approx([24, 20, 16, 12])
+
+
+@given(LAYERS)
+def test_sizes_grow_in_loss_and_end_at_the_least_cost(layers):
+    path = sizes(layers, 0.9)
+
+    assert cost(path[-1]) == cost(frontier(layers)[-1])
+    assert [loss(a) for a in path] == sorted(loss(a) for a in path)
+
+
+def test_sizes_lie_between_those_of_the_frontier():
+    layers = {
+        name: [Choice("w8", 0, 8 * size), Choice("w4", size, 4 * size)]
+        for name, size in (("a", 10), ("b", 1), ("c", 4))
+    }
+
+    assert {cost(a) for a in frontier(layers)} < {cost(a) for a in sizes(layers, 0.97)}

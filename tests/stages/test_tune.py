@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,9 +16,9 @@ from qtool.errors import UsageError
 from qtool.quant.knapsack import cost
 from qtool.runtime.ort import OrtSession
 from qtool.stages import mixed
-from qtool.stages._ladder import Candidate, between
+from qtool.stages._ladder import Bracket, Candidate, between, ladder
 from qtool.stages._search import Trial, curve
-from qtool.stages._trials import Journal
+from qtool.stages._trials import Journal, run_trial
 from qtool.stages.calibrate import calibrate
 from qtool.stages.quantize import quantize
 from qtool.stages.tune import tune
@@ -187,7 +189,7 @@ def test_the_time_ends_the_search_and_keeps_the_best(net, asked, tmp_path, monke
     now = iter(range(10**6))
     monkeypatch.setattr(_trials.time, "time", lambda: next(now))
 
-    found = tune(net, **asked, seconds=400.0)
+    found = tune(net, **{**asked, "max_drop": 20.0}, seconds=250.0)
 
     assert found.ended == "the time is over"
     assert found.best is not None
@@ -247,18 +249,49 @@ def test_a_torn_journal_line_is_lost_alone(tmp_path):
     assert set(Journal(path).found) == {"a", "c"}
 
 
-def test_bisection_takes_the_middle_of_the_loss():
-    path = [Candidate((), 10.0**i, 100.0 - 10 * i) for i in range(9)]
+def path_of(n):
+    """Candidates, each 10 % cheaper and losing 1 more than the one before."""
+    return [Candidate((), float(i), 100 * 0.9**i) for i in range(n)]
 
-    assert between(path, 0, 8, 1) == [4]
-    assert between(path, 0, 8, 3) == [2, 4, 6]
-    assert between(path, 3, 4, 1) == []
+
+def test_without_a_failed_trial_the_middle_is_next():
+    assert between(path_of(9), Bracket(0, 9), 1.0) == [5]
+
+
+def test_several_places_are_even():
+    assert between(path_of(9), Bracket(0, 9), 0.5, 3) == [2, 4, 6]
+
+
+def test_between_two_drops_the_place_where_they_cross_the_budget_is_next():
+    assert between(path_of(21), Bracket(0, 20, 0.0, 4.0), 1.4) == [7]
+
+
+def test_a_crossing_near_an_end_is_kept_in_the_middle_half():
+    assert between(path_of(21), Bracket(0, 20, 0.0, 100.0), 0.1) == [5]
+
+
+def test_an_unknown_drop_means_the_middle():
+    assert between(path_of(21), Bracket(0, 20, 0.0, math.inf), 0.1) == [10]
+
+
+def test_neighbours_have_nothing_between_them():
+    assert between(path_of(9), Bracket(3, 4), 1.0) == []
 
 
 def test_costs_that_hardly_differ_are_not_tried():
     path = [Candidate((), 1.0, 100.0), Candidate((), 2.0, 99.5), Candidate((), 3.0, 50.0)]
 
-    assert between(path, 0, 2, 1) == []
+    assert between(path, Bracket(0, 2), 1.0) == []
+
+
+def test_the_ladder_has_all_int8_and_loses_more_from_one_to_the_next(net, tmp_path):
+    calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
+
+    found, first = ladder(calibrated, goal="size", importance={})
+
+    assert found[first].layers == ()
+    assert all(a.loss < b.loss for a, b in itertools.pairwise(found))
+    assert not any(text.endswith("=float") for one in found[first:] for text in one.layers)
 
 
 def test_the_curve_has_no_beaten_trial():
@@ -304,3 +337,36 @@ def test_a_budget_that_is_too_small_is_said(net, tmp_path):
 def test_a_pool_of_threads_is_used_as_it_is(net, asked):
     with ThreadPoolExecutor(1) as pool:
         assert tune(net, **asked, executor=pool, trials=1).trials
+
+
+def test_an_interrupt_stops_the_trial_and_says_what_there_is(net, asked, monkeypatch):
+    from qtool.stages import _search
+
+    stopped = []
+
+    def second(task, progress):
+        if len(stopped) == 0:
+            stopped.append("first")
+            return run_trial(task, progress)
+        for _ in progress(iter(int, 1), "", None):  # without an end
+            if not stopped[1:]:
+                stopped.append("second")
+        return {}
+
+    wait = _search.wait
+
+    def interrupted(waiting, **how):
+        if "second" in stopped:
+            raise KeyboardInterrupt
+        return wait(waiting, timeout=0.05, **how)
+
+    monkeypatch.setattr(_search, "run_trial", second)
+    monkeypatch.setattr(_search, "wait", interrupted)
+
+    with pytest.raises(KeyboardInterrupt) as seen:
+        tune(net, **{**asked, "max_drop": 20.0})
+
+    assert (
+        seen.value.args[1]
+        == f"{asked['output']} holds the best so far; the same command again goes on"
+    )
