@@ -65,6 +65,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               type=Registered(STAGE, "SMOOTH", "smoothing"),
               help="auto: with --data, move wide channels of activations into the weights of the "
               "linear layers that read them, where the predicted error falls (SmoothQuant).")
+@click.option("--twins", default="none", show_default=True,
+              type=Registered(STAGE, "TWINS", "twins"),
+              help="auto: with --data and 8 bits, let channels that never change become copies of "
+              "those whose rounding hurts most, so that these round finer.")
 @click.option("--correct", default="auto", show_default=True,
               type=Registered(STAGE, "CORRECTIONS", "bias correction"),
               help="sequential: with --data, layer after layer, shift biases so that each channel "

@@ -1,4 +1,4 @@
-"""The same function with channels that quantize better: equalized, absorbed and smoothed."""
+"""The same function with channels that quantize better: equalized, absorbed, smoothed, copied."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from qtool.model import Model
 from qtool.quant.rescale import KEY
 from qtool.stages._rescale import LEAST_GAIN, SURE_GAIN, Wanted, rescale
 from qtool.stages._smooth import smooth
+from qtool.stages._twins import give_twins
 from qtool.stages.quantize_options import Options
 
 SMALL = 1 << 26  # bytes; a model above is rescaled only on request: it takes 8 times that
@@ -19,13 +20,17 @@ def transformed(model: Model, data: Any, threads: int, options: Options) -> tupl
     They differ in the limits of Clips, see rescale.
     """
     synthetic = getattr(data, "kind", "") == "synthetic" and bool(model.batch_norm)
-    asked = wanted(options, small=n_bytes(model) <= SMALL, synthetic=synthetic)
+    small = n_bytes(model) <= SMALL
+    asked = wanted(options, small=small, synthetic=synthetic)
     reference = model
     if asked.equalizer or asked.absorber:
         reference, model = rescale(model, asked, data=data, threads=threads)
     if options.smooth == "auto" and KEY not in model.ir.metadata_props:
         given = {"activations": options.activations, "weights": options.weights}
-        return smooth(reference, model, data=data, threads=threads, **given)
+        reference, model = smooth(reference, model, data=data, threads=threads, **given)
+    if options.wants_twins and small:
+        levels = {"activations": options.activations}
+        return give_twins(reference, model, data=data, threads=threads, **levels)
     return reference, model
 
 

@@ -29,6 +29,7 @@ BY_SAMPLES = ("auto", "sequential")
 EQUALIZE = ("auto", "none", *EQUALIZERS)
 ABSORB = ("auto", "none", *ABSORBERS)
 SMOOTH = ("auto", "none")
+TWINS = ("auto", "none")
 BY_DATA = (
     *(("equalize", name) for name in EQUALIZERS),
     *(("absorb", name) for name in ABSORBERS),
@@ -48,6 +49,7 @@ CHOICES: Mapping[str, tuple[str, Collection[str]]] = {
     "equalize": ("equalizer", EQUALIZE),
     "absorb": ("absorber", ABSORB),
     "smooth": ("smoothing", SMOOTH),
+    "twins": ("twins", TWINS),
     "target": ("target", TARGETS),
     "weight_method": ("weight method", WEIGHT_METHODS),
 }
@@ -74,6 +76,7 @@ class Options:
     equalize: str = "auto"  # error, with samples, where it is sure to pay
     absorb: str = "auto"  # samples, or batch-norm for made ones, where it is sure to pay
     smooth: str = "auto"  # with samples, where the predicted error falls
+    twins: str = "none"  # auto: with samples, for 8 bits
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
     integer_outputs: bool = False
@@ -130,6 +133,11 @@ class Options:
             narrow=self.weight_symmetric is not False,
             block_size=self.block_size if self.mode == "weight-only" else 0,
         )
+
+    @property
+    def wants_twins(self) -> bool:
+        """Whether channels that never change become copies of others."""
+        return self.twins == "auto" and not self.is_wide
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not the defaults, for the history."""

@@ -12,7 +12,7 @@ from qtool.data import Samples
 from qtool.errors import QtoolError, UsageError
 from qtool.model import Json, Model, TensorStatistics
 from qtool.quant.coverage import Coverage
-from qtool.quant.rescale import aligned
+from qtool.quant.twins import aligned
 from qtool.runtime import RUNTIMES
 from qtool.stages._evaluation import Report as Evaluation
 from qtool.stages._evaluation import make_report

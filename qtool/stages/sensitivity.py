@@ -14,7 +14,7 @@ from qtool.errors import UnsupportedError, UsageError
 from qtool.model import Json, Model, Statistics, fingerprint
 from qtool.quant.coverage import coverage
 from qtool.quant.pairs import Pair, pairs
-from qtool.quant.rescale import aligned
+from qtool.quant.twins import aligned
 from qtool.stages._causes import Cause, cause_of
 from qtool.stages._measure import Measured, measure_alone, measure_together
 from qtool.stages._noise import Noise, cumulative, noise_of

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qtool.data import Sample, Samples
 from qtool.errors import QtoolError, UsageError
 from qtool.model import Model
-from qtool.quant.rescale import aligned
+from qtool.quant.twins import aligned
 from qtool.runtime import RUNTIMES, Runner
 from qtool.runtime.sweep import sweep
 from qtool.shapes import shapes, size

@@ -150,3 +150,52 @@ def test_layers_of_the_equalized_model_are_compared_with_the_scaled_reference(
     known = [layer.sqnr for layer in found.layers if layer.sqnr is not None]
     assert len(known) >= 3
     assert min(known) > 20
+
+
+@pytest.fixture
+def idle(tmp_path, rng):
+    """A net whose channel 1 hardly moves but counts, and half of whose others never change."""
+    from onnx import helper, numpy_helper, save_model
+
+    live = np.arange(8) < 4
+    w1, w2 = rng.normal(size=(8, 3, 3, 3)) / 2, rng.normal(size=(8, 1, 3, 3))
+    w3 = rng.normal(size=(4, 8, 1, 1)) * np.where(np.arange(8) == 1, 100, 1)[:, None, None]
+    w1[1] /= 40
+    w1[~live], w2[~live] = 0, 0
+    values = {"w1": w1, "b1": np.where(live, 2, -1), "w2": w2, "b2": np.where(live, 3, -1),
+              "w3": w3, "b3": rng.normal(size=4), "low": 0, "high": 6}  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["a", "low", "high"], ["b"]),
+        helper.make_node("Conv", ["b", "w2", "b2"], ["c"], group=8),
+        helper.make_node("Clip", ["c", "low", "high"], ["d"]),
+        helper.make_node("Conv", ["d", "w3", "b3"], ["e"]),
+        helper.make_node("Flatten", ["e"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, ["n", 144])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in values.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save_model(made, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(40, 3, 8, 8)).astype(np.float32))
+    model = load(tmp_path / "m.onnx")
+    return model, open_samples(str(tmp_path / "x.npz"), model.inputs())
+
+
+def test_channels_that_never_change_make_room_for_twins(idle):
+    model, data = idle
+    plain, twinned = (qtool.quantize(model, data=data, twins=how) for how in ("none", "auto"))
+
+    assert sqnr(model, twinned, data) > sqnr(model, plain, data) + 3
+    assert len(twinned.graph) == len(plain.graph)
+
+
+def test_twins_are_the_same_for_any_number_of_threads(idle, tmp_path):
+    model, data = idle
+    for n in (1, 2):
+        save(qtool.quantize(model, data=data, twins="auto", threads=n), tmp_path / f"{n}.onnx")
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
