@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from qtool.errors import ModelError
@@ -34,5 +37,31 @@ def prefix(loaded: ir.Model, names: Sequence[str]) -> ir.Model:
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     part = with_outputs(loaded, names)
+    RemoveUnusedNodesPass()(part)
+    return part
+
+
+def between(
+    loaded: ir.Model, given: Mapping[str, npt.NDArray[Any]], names: Sequence[str]
+) -> ir.Model:
+    """Return a copy that computes tensors from those given, which become its inputs.
+
+    Of what is given only types and the number of dims count.
+
+    Raises:
+        ModelError: the main graph has no such tensor.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    part = with_outputs(loaded, names)
+    inputs = {value.name: value for value in part.graph.inputs}
+    made = {v.name: v for node in part.graph for v in node.outputs if v.name in given}
+    for name, value in made.items():
+        kind = ir.TensorType(ir.DataType.from_numpy(np.asarray(given[name or ""]).dtype))
+        shape = ir.Shape([None] * np.ndim(given[name or ""]))
+        value.name = f"{name}/made"
+        inputs[name] = ir.Value(name=name, type=kind, shape=shape)
+        value.replace_all_uses_with(inputs[name])
+    part.graph.inputs[:] = [inputs[name] for name in given if name in inputs]
     RemoveUnusedNodesPass()(part)
     return part

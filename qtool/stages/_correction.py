@@ -6,7 +6,7 @@ Shape legend: C output channels; means are taken over samples and positions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from qtool.quant.op_rules import rule_of, weight_index
 from qtool.quant.qdq_constants import read_qparams
 from qtool.runtime.ort import OrtSession
 from qtool.runtime.sweep import sweep
-from qtool.stages._prefix import prefix_session
+from qtool.stages._frontier import Frontier, walk
 
 SAMPLES = 64  # whose paired difference of means is known well enough
 ACTIVE = 0.2  # the least share of elements that are taken to follow the bias
@@ -56,12 +56,13 @@ def correct(
 
     Front to back, so that each layer sees the inputs that those before it, corrected, give it.
     The difference of the means behind the activation function is divided by the share of
-    elements that follow the bias. Memory: two vectors per layer.
+    elements that follow the bias. Memory: two vectors per layer, and what a Frontier keeps.
     """
     samples = some(data)
     wanted = wanted_means(model, quantized, samples, threads)
+    frontier = Frontier(quantized, samples)
     for layer, means in progress(wanted.values(), "correcting biases", len(wanted)):
-        correct_layer(layer, means, quantized, samples, threads)
+        correct_layer(layer, means, frontier, threads)
     return [layer.name for layer, _ in wanted.values()]
 
 
@@ -73,13 +74,14 @@ def wanted_means(
     layers = [layer for layer in _layers(quantized) if layer.name in known]
     if not layers:
         return {}
-    means = _float_means(model, [layer.name for layer in layers], _fewer(samples), threads)
+    few = [samples[i] for i in _few(len(samples))]
+    means = _float_means(model, [layer.name for layer in layers], few, threads)
     return {layer.node: (layer, means[layer.name]) for layer in layers}
 
 
-def _fewer(samples: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
-    """Return SAMPLES of the samples at most, spread evenly."""
-    return samples[:: -(-len(samples) // SAMPLES) or 1]
+def _few(count: int) -> range:
+    """Return the indices of SAMPLES of the samples at most, spread evenly."""
+    return range(0, count, -(-count // SAMPLES) or 1)
 
 
 def _layers(quantized: Model) -> Iterable[Layer]:
@@ -126,10 +128,11 @@ def _float_means(
     return {name: np.asarray(value / (FIXED * len(samples))) for name, value in sums.items()}
 
 
-def correct_layer(
-    layer: Layer, wanted: Array, quantized: Model, samples: list[Callable[[], Any]], threads: int
-) -> None:
-    """Shift the bias of a layer of the quantized model so that it gives the means wanted."""
+def correct_layer(layer: Layer, wanted: Array, frontier: Frontier, threads: int) -> None:
+    """Shift the bias of a layer of the quantized model so that it gives the means wanted.
+
+    Nothing in front of the layer changes any more.
+    """
     qparams = read_qparams(layer.quantize)
     assert qparams is not None
     low, high = qparams.limits
@@ -137,15 +140,17 @@ def correct_layer(
     totals = np.zeros((3, len(wanted)), np.int64)  # sum, elements between the limits, elements
     lock = threading.Lock()
 
-    def see(_: Any, outputs: Mapping[str, Array]) -> None:
-        q = outputs[name]
+    def see(_: int, outputs: Sequence[Array]) -> None:
+        q = outputs[0]
         active = (q > low) & (q < high)
         n = q.size // len(wanted)
         seen = [q.sum(_others(q), dtype=np.int64), active.sum(_others(q)), np.full(len(wanted), n)]
         with lock:
             totals[:] += np.stack(seen)
 
-    sweep(prefix_session(quantized, name), _fewer(samples), see, threads=threads)
+    source = layer.node.inputs[0]
+    piece = frontier.to(name, past=None if source is None else source.name)
+    walk([piece], see, among=_few(len(frontier)), threads=threads)
     mean = (totals[0] / totals[2] - int(qparams.zero_point)) * float(qparams.scale)
     shift = (wanted - mean) / np.maximum(totals[1] / totals[2], ACTIVE)
     _shift(layer.bias, shift)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +26,10 @@ from qtool.quant.op_rules import CLAMPS
 from qtool.quant.qdq_constants import read_qparams
 from qtool.quant.rewrite import ShortNames
 from qtool.quant.weights import STORAGE
-from qtool.runtime.ort import OrtSession
-from qtool.runtime.sweep import sweep
 from qtool.shapes import infer_shapes
 from qtool.stages import _correction as correction
+from qtool.stages._frontier import Frontier, walk
 from qtool.stages._positions import inputs_at, outputs_at, positions
-from qtool.stages._prefix import prefix_session
 from qtool.statistics.gram import Layer as Geometry
 from qtool.statistics.gram import gram_layers
 
@@ -113,17 +111,18 @@ def round_sequentially(
     dtype_of says which integers the weight of a node becomes, None to leave it. search finds
     them, with scales and zero points of weights of few bits. corrects also shifts each bias, as
     correct() does.
-    Memory: the sums of one layer, and up to HELD_BYTES of samples.
+    Memory: the sums of one layer, up to HELD_BYTES of samples, and what two Frontiers keep.
     """
     layers = list(_layers(model, quantized, dtype_of))
     samples = _held(data)
     shifts = correction.wanted_means(model, quantized, samples, threads) if corrects else {}
+    target, given = Frontier(model, samples), Frontier(quantized, samples)
     for layer in progress(layers, "rounding layers", len(layers)):
-        moments = _collect(layer, model, quantized, samples, threads)
+        moments = _collect(layer, target, given, threads)
         found = fit(moments, centre=layer.has_bias)
         _store(layer, quantized.graph, _round(layer, found, search), found)
         if layer.node in shifts:
-            correction.correct_layer(*shifts[layer.node], quantized, samples, threads)
+            correction.correct_layer(*shifts[layer.node], given, threads)
         log.debug("%s: fitted with ridge %s", layer.name, found.ridge)
     return [layer.name for layer in layers]
 
@@ -186,72 +185,31 @@ def _behind(node: ir.Node | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
-class _Both:
-    """The float model up to one tensor, and the quantized one up to another."""
-
-    def __init__(self, target: OrtSession, given: OrtSession) -> None:
-        self._target, self._given = target, given
-
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        found = zip(("target", "input"), (self._target, self._given), strict=True)
-        return {key: next(iter(session.run(feeds).values())) for key, session in found}
-
-    def cancel(self) -> None:
-        self._target.cancel()
-        self._given.cancel()
-
-
-def _collect(
-    layer: Layer, model: Model, quantized: Model, samples: list[Callable[[], Any]], threads: int
-) -> Moments:
+def _collect(layer: Layer, target: Frontier, given: Frontier, threads: int) -> Moments:
     """Return the sums over samples of what the layer is fed and what it lacks."""
     x = read_qparams(layer.source)
     assert x is not None
     integers = layer.source.inputs[0]
-    assert integers is not None
-    session = _Both(
-        prefix_session(model, layer.name), prefix_session(quantized, integers.name or "")
-    )
+    name = "" if integers is None else integers.name or ""
+    pieces = [target.to(layer.name, past=layer.name), given.to(name, past=name)]
     groups, channels, depth = layer.rows.shape
-    first = np.abs(session.run(samples[0]().feeds)["target"]).max(initial=0.0)
+    first = np.abs(pieces[0].run(0)).max(initial=0.0)
     unit = 2.0 ** (np.ceil(np.log2(max(float(first), 1e-30))) + 4 - 18)
     moments = Moments(groups, channels, depth, unit)
     lacks = _lacking(layer, float(x.scale))
     lock = threading.Lock()
-    most = -(-POSITIONS // len(samples))
+    most = -(-POSITIONS // len(target))
 
-    def see(item: Any, outputs: Mapping[str, Array]) -> None:
-        index = item.index
-        at = positions(outputs["target"], layer.geometry, most, index)
-        given = inputs_at(outputs["input"], int(x.zero_point), layer.geometry, at)
-        wanted = outputs_at(outputs["target"], layer.geometry, at)
-        sums = moments.of(given, lacks(given, wanted))
+    def see(index: int, outputs: Sequence[Array]) -> None:
+        wanted, inputs = outputs
+        at = positions(wanted, layer.geometry, most, index)
+        x_at = inputs_at(inputs, int(x.zero_point), layer.geometry, at)
+        sums = moments.of(x_at, lacks(x_at, outputs_at(wanted, layer.geometry, at)))
         with lock:
             moments.add(index % FOLDS, sums)
 
-    numbered = (_numbered(i, load) for i, load in enumerate(samples))
-    sweep(session, numbered, see, threads=threads)
+    walk(pieces, see, among=range(len(target)), threads=threads)
     return moments
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """A sample and its place."""
-
-    index: int
-    sample: Any
-
-    @property
-    def feeds(self) -> Any:
-        return self.sample.feeds
-
-    @property
-    def where(self) -> str:
-        return str(self.sample.where)
-
-
-def _numbered(index: int, load: Callable[[], Any]) -> Callable[[], _Numbered]:
-    return lambda: _Numbered(index, load())
 
 
 def _lacking(layer: Layer, scale: float) -> Callable[[Float64, Float64], Float64]:

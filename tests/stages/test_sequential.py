@@ -13,7 +13,6 @@ from qtool.formats import load
 from qtool.model import array
 from qtool.runtime.native import Session
 from qtool.runtime.ort import OrtSession
-from qtool.stages._prefix import prefix_session
 
 
 @pytest.fixture
@@ -112,19 +111,6 @@ def test_zero_points_of_4_bits_run_natively_as_they_do_in_onnxruntime(network):
     for sample in others:
         made = native.run(["y"], sample.feeds)[0]
         np.testing.assert_allclose(made, reference.run(sample.feeds)["y"], atol=0.02)
-
-
-def test_a_prefix_computes_what_the_model_does(network):
-    model, fitted, others = network
-    quantized = qtool.quantize(model, data=fitted, weights="int4")
-    name = next(n.outputs[0].name for n in reversed(list(quantized.graph))
-                if n.op_type == "QuantizeLinear")  # fmt: skip
-
-    prefix, whole = prefix_session(quantized, name), OrtSession(quantized, outputs=[name])
-
-    for sample in others:
-        made, wanted = (s.run(sample.feeds)[name].astype(int) for s in (prefix, whole))
-        assert np.abs(made - wanted).max() <= 1
 
 
 def test_sequential_rounding_without_samples_is_refused(network):

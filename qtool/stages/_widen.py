@@ -1,29 +1,17 @@
-"""The part of a quantized model in front of some tensor, ready to run."""
+"""Weights of 4 bits as int8, which onnxruntime multiplies as integers."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from qtool.model import Model, add_initializer, array, attribute, constant
+from qtool.model import add_initializer, array, attribute, constant
 from qtool.quant.rewrite import ShortNames
-from qtool.runtime.ort import OrtSession
-from qtool.runtime.outputs import prefix
 
 FOURS = (ir.DataType.INT4, ir.DataType.UINT4)
 
 
-def prefix_session(model: Model, name: str) -> OrtSession:
-    """Return a session that computes one tensor of a model, and nothing that it does not need.
-
-    Weights of 4 bits are given as int8, which onnxruntime multiplies as integers.
-    """
-    graph = prefix(model.ir, [name])
-    _widen(graph.graph)
-    return OrtSession(Model(graph), outputs=[name])
-
-
-def _widen(graph: ir.Graph) -> None:
+def widen(graph: ir.Graph) -> None:
     """Replace constants of 4 bits less their zero point by int8, where they are not blocked."""
     names = ShortNames(graph)
     for node in graph:
