@@ -71,7 +71,7 @@ def track(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
 def show_packing(path: str, packing: Any) -> None:
     """Say how small a packed file is."""
     if packing.n_bytes is not None:
-        sizes = f"{packing.n_bytes} bytes, from {packing.weight_bytes} of weights"
+        sizes = f"{packing.n_bytes:,} bytes, from {packing.weight_bytes:,} bytes of weights"
         logging.getLogger("qtool").info("%s: %s: %.2fx", path, sizes, packing.ratio)
 
 

@@ -56,7 +56,7 @@ def tune(input_, output, threads, as_json, executor, seconds, **rest):
     from qtool.cli import tune_text
 
     options.check_json(as_json, output)
-    tune_text.check(output, rest)
+    tune_text.check(input_, output, rest)
     found = tune_text.run(input_, output, executor, seconds=seconds, threads=threads, **rest)
     tune_text.show(found, output)
     if as_json:

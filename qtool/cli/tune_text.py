@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from qtool.cli import options
@@ -17,13 +18,15 @@ QUANTIZE_KEYS = ("range", "per_channel", "exclude")
 HEAD = ("place ", "bytes ", "metric ", "drop ", "95 % interval ", "agreement ", "", "layers")
 
 
-def check(output: str, given: dict[str, Any]) -> None:
+def check(input_: str, output: str, given: dict[str, Any]) -> None:
     """Fail on what can be seen before anything is read."""
     from qtool.stages.evaluate import check_request
     from qtool.stages.quantize_options import Options
 
     if output == "-":
         raise UsageError("tune keeps a journal beside its output: name a file, not -")
+    if os.path.realpath(input_) == os.path.realpath(output):
+        raise UsageError(f"{output} is the model to compare with: write to another file")
     options.require_data(given)
     if given["random"]:
         raise UsageError("tune measures on real samples: give --data without --random")
@@ -65,7 +68,8 @@ def show(found: Tuning, output: str) -> None:
     best = found.best
     rows = [_row(trial, found) for trial in sorted(found.trials, key=lambda t: t.place)]
     table(f"trials of {found.n_candidates} candidates", HEAD, rows)
-    log.info("ended: %s; %d evaluations in %.0f s", found.ended, len(found.trials), found.seconds)
+    n = len(found.trials)
+    log.info("ended: %s; %d evaluation%s in %.0f s", found.ended, n, "s"[: n > 1], found.seconds)
     log.info("peak memory %.0fM", found.peak_bytes / 1e6)
     if best is not None:
         log.info("%s: %s bytes, drop %.2f", output, f"{best.bytes:,}", best.drop)
@@ -86,9 +90,8 @@ def require(found: Tuning) -> None:
 
 def _row(trial: Trial, found: Tuning) -> tuple[str, ...]:
     low, high = trial.drop_ci95 or (trial.drop, trial.drop)
-    marks = ["best"] if trial == found.best else []
-    marks += ["on the curve"] if trial in found.curve else []
-    marks += [] if trial.passed else ["over budget"]
+    marks = ["best"] if trial == found.best else ["curve"] if trial in found.curve else []
+    marks += [] if trial.passed else ["over"]
     types: dict[str, int] = {}
     for text in trial.layers:
         kind = text.rpartition("=")[2]

@@ -70,7 +70,7 @@ def open_samples(
     elif source is None:
         raise UsageError("no samples: name them with --data, or use --random")
     else:
-        source, rows = _split_rows(source)
+        source, rows = split_rows(source)
         found = _open(source, inputs, spec, label_key, labels)
         if spec is not None and isinstance(preprocess, str) and found.floats:
             spec = replace(spec, floats=True)
@@ -286,7 +286,7 @@ class Rows:
         return [i for i in range(n) if i not in chosen] if self.others else chosen
 
 
-def _split_rows(source: str) -> tuple[str, Rows]:
+def split_rows(source: str) -> tuple[str, Rows]:
     """Return "a.npz" and its rows for "a.npz[0:9]", "a.npz[::4]" or "a.npz[!::4]"."""
     match = re.fullmatch(r"(.+)\[(!?)(-?\d*):(-?\d*)(?::(\d*))?\]", source)
     if match is None or Path(source).exists() or match[5] == "0":

@@ -145,6 +145,7 @@ def _names(
         if layer.error is not None and layer.error.lost is not None and layer.error.lost >= 1
     ]
     losing.sort(key=lambda layer: (-(layer.error.lost or 0) if layer.error else 0, layer.number))
+    prefix = _shared_prefix(layers)
     taken: list[tuple[float, float]] = []
     width = ends[1] - ends[0] + 1
     apart = width / 8
@@ -156,11 +157,17 @@ def _names(
         at = (x - ends[0]) / width
         side = "left" if at < 0.1 else "right" if at > 0.9 else "center"
         axes.annotate(
-            words.plain(layer.name, 28), (x, y), (0, -6), textcoords="offset points",
-            ha=side, va="top", fontsize=9, color=COLORS["text"], annotation_clip=False,
+            words.plain(layer.name.removeprefix(prefix), 28), (x, y), (0, -6),
+            textcoords="offset points", ha=side, va="top", fontsize=9, color=COLORS["text"],
+            annotation_clip=False,
         )  # fmt: skip
         if len(taken) == NAMED_LAYERS:
             return
+
+
+def _shared_prefix(layers: Sequence[LayerFacts]) -> str:
+    """Return what the names of all layers with weights begin with: there is no room for it."""
+    return words.shared_prefix([layer.name for layer in layers if layer.n_bytes])
 
 
 def _tip(layer: LayerFacts) -> str:
@@ -177,7 +184,9 @@ def sizes(layers: Sequence[LayerFacts], kinds: Sequence[str]) -> str:
     if not chosen:
         return ""
     rest = heavy[MOST_BARS:]
-    rows = [(words.plain(x.name, 44), x.stored, x.float_bytes) for x in chosen]
+    prefix = _shared_prefix(layers)
+    names = [words.plain(x.name.removeprefix(prefix), 44) for x in chosen]
+    rows = [(name, x.stored, x.float_bytes) for name, x in zip(names, chosen, strict=True)]
     if rest:
         total = {k: sum(x.stored.get(k, 0) for x in rest) for k in kinds}
         rows.append((f"{len(rest)} more layers", total, sum(x.float_bytes for x in rest)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 
@@ -17,6 +18,12 @@ def plain(name: str, most: int = LONGEST) -> str:
         return shown
     tail = (most - 1) * 2 // 3
     return f"{shown[: most - 1 - tail]}…{shown[-tail:]}"
+
+
+def shared_prefix(names: Sequence[str]) -> str:
+    """Return what all names begin with, up to the end of a part: "model/stem/"."""
+    start = os.path.commonprefix(list(names)) if len(names) > 1 else ""
+    return start[: max(start.rfind(end) for end in "/.:") + 1]
 
 
 def size(n_bytes: float) -> str:

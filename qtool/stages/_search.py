@@ -171,7 +171,7 @@ def search(run: Search, first: int, most: int, executor: Executor | None, jobs: 
                 run.done(place, found, remembered)
             left = most - len(run.trials)
             if not left:
-                return f"{most} evaluations"
+                return "no more evaluations are allowed"
             if any(t.passed and t.place == len(run.candidates) - 1 for t in run.trials):
                 return "the smallest candidate is inside the budget"
             places = between(run.candidates, run.bracket, run.budget, min(jobs, left))
@@ -187,6 +187,8 @@ def search(run: Search, first: int, most: int, executor: Executor | None, jobs: 
         opened.cache_clear()
         if executor is None:
             pool.shutdown(cancel_futures=True)
+        for left_over in run.setting.folder.glob("candidate-*"):
+            left_over.unlink(missing_ok=True)
 
 
 def _results(

@@ -131,9 +131,10 @@ class Journal:
         self.found: dict[str, dict[str, Any]] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError, KeyError, TypeError):
+                with suppress(ValueError):
                     entry = json.loads(line)
-                    self.found[entry["key"]] = entry
+                    if _is_result(entry):
+                        self.found[entry["key"]] = entry
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
         """Keep an entry, on the disk when this returns."""
@@ -144,6 +145,35 @@ class Journal:
             file.write(json.dumps({"key": key, **entry}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _is_result(entry: Any) -> bool:
+    """Return whether a line of the journal has all that a trial found."""
+    if not isinstance(entry, dict):
+        return False
+    numbers = [entry.get(name) for name in ("bytes", "value", "seconds")]
+    numbers += [n for n in (entry.get("drop"), entry.get("agreement")) if n is not None]
+    ends = entry.get("drop_ci95")
+    if isinstance(ends, list) and len(ends) == 2:
+        numbers += ends
+    elif ends is not None:
+        return False
+    texts = [entry.get("key"), entry.get("metric")]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(n, (int, float)) for n in numbers)
+        and isinstance(entry.get("passed"), bool)
+        and {"drop", "drop_ci95", "agreement"} <= entry.keys()
+    )
+
+
+def read_numbers(path: Path) -> dict[str, float] | None:
+    """Return the numbers by name of a JSON file; None where it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and all(isinstance(n, (int, float)) for n in found.values()):
+            return found
+    return None
 
 
 def _ends_a_line(file: Any) -> bool:

@@ -22,6 +22,7 @@ from qtool.runtime.ort import Array, OrtSession
 from qtool.runtime.sweep import Sample, sweep
 from qtool.shapes import infer_shapes
 from qtool.stages._matching import matched
+from qtool.stages._not_finite import weights_blamed
 from qtool.statistics.budget import Pass, megabytes, plan_passes, spilled
 from qtool.statistics.gram import FLOATS, Gram, Layer, gram_layers
 from qtool.statistics.histogram import BYTES as HISTOGRAM_BYTES
@@ -91,10 +92,11 @@ def calibrate(
     for number, planned in enumerate(passes, 1):
         sums = {layer.what: Gram(layer) for layer in planned.layers}  # layers that agree share one
         label = "calibrating" if len(passes) == 1 else f"pass {number} of {len(passes)}"
-        n_samples = _run(
-            session, _observers(histograms if number == 1 else {}, sums.values()),
-            progress(part, label, part.total), threads=threads, batch=batch,
-        )  # fmt: skip
+        with weights_blamed(model):
+            n_samples = _run(
+                session, _observers(histograms if number == 1 else {}, sums.values()),
+                progress(part, label, part.total), threads=threads, batch=batch,
+            )  # fmt: skip
         grams |= _finished(planned.layers, sums, on_disk=len(passes) > 1)
 
     statistics = Statistics(

@@ -211,12 +211,15 @@ def _weight_bytes(sources: list[ir.Value]) -> dict[str, float]:
 def entropy_bytes(weight: npt.NDArray[Any]) -> float:
     """Return what an ideal coder of single values takes for a weight's integers.
 
-    Real numbers are quantized first: int8, a scale for each slice along the first axis.
+    Real numbers are quantized first: int8, a scale for each slice along the first axis. A weight
+    with NaN or infinity, which no scale fits, takes a byte for each value.
     """
     if not weight.size:
         return 0.0
     if weight.dtype.kind == "f":
         real = np.asarray(weight, np.float32)
+        if not np.isfinite(real).all():
+            return float(real.size)
         weight = quantize_weight(real, axis=0 if real.ndim > 1 else None)[0]
     counts = np.unique(weight.astype(np.int32), return_counts=True)[1]
     share = counts / weight.size

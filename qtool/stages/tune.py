@@ -15,17 +15,25 @@ from typing import Any
 
 from qtool import formats
 from qtool.data.held import hold
-from qtool.errors import UsageError
+from qtool.data.state import state_of
+from qtool.errors import FormatError, QtoolError, UsageError
 from qtool.formats.atomic import replacing
+from qtool.metrics import REFERENCE
 from qtool.model import Json, Model, fingerprint
 from qtool.registry import lookup
 from qtool.runtime.memory import peak_bytes, resident_bytes, session_bytes
 from qtool.stages._ladder import BASE, GOALS, ladder
 from qtool.stages._pipeline import commands
 from qtool.stages._search import Search, Setting, Trial, curve, log, search
-from qtool.stages._trials import Journal, Progress, TimeUp, key_of, until
+from qtool.stages._trials import Journal, Progress, TimeUp, key_of, read_numbers, until
 from qtool.stages.calibrate import calibrate, untracked
-from qtool.stages.evaluate import available_cores, samples_for
+from qtool.stages.evaluate import (
+    available_cores,
+    check_droppable,
+    reference_runner,
+    samples_for,
+    task_for,
+)
 from qtool.stages.mixed import importance
 from qtool.stages.sensitivity import finite
 
@@ -118,7 +126,7 @@ def tune(
                 f"{seconds:g} s were over before the first trial; give more --time"
             ) from None
         log.info(
-            "%d candidates; at most %d evaluations; the first: all layers %s",
+            "%d candidates, %d at most to evaluate; the first: all layers %s",
             len(run.candidates), trials, BASE,
         )  # fmt: skip
         try:
@@ -148,18 +156,40 @@ def tune(
 
 def _prepared(model: Model, setting: Setting, evaluation: dict[str, Any]) -> tuple[Search, int]:
     """Return the search, and the place on its ladder to begin with."""
-    source = setting.split[0]
-    setting.folder.mkdir(parents=True, exist_ok=True)
+    source, measures = setting.split
+    _try_one(model, setting, evaluation)
+    _make_folder(setting.folder)
     path, calibrated = _calibrated(model, setting)
     shares = _importance(calibrated, setting)
     candidates, first = ladder(calibrated, goal=setting.goal, importance=shares, **setting.options)
     task = {
-        "model": str(path), "hash": path.stem, "data": {**setting.opened, "data": setting.split[1]},
+        "model": str(path), "hash": key_of(path.stem, state_of(measures)),
+        "data": {**setting.opened, "data": measures},
         "calibration": source and {**setting.opened, "data": source},
         "evaluation": evaluation, "deadline": setting.deadline,
     }  # fmt: skip
     journal = Journal(setting.folder / "journal.jsonl")
     return Search(candidates, task, journal, setting), first
+
+
+def _try_one(model: Model, setting: Setting, evaluation: dict[str, Any]) -> None:
+    """Try the float model on a sample that measures, before minutes go into calibration.
+
+    Raises:
+        UsageError, DataError: as evaluate does.
+    """
+    metric, target = evaluation["metric"], evaluation["target"]
+    data = samples_for(model, data=setting.split[1], metric=metric, target=target, **setting.opened)
+    task = task_for(data, [reference_runner(model)] * 2, metric, target, None)
+    check_droppable(task)
+    if metric is None and task.target == REFERENCE:
+        log.info("there are no labels: %s with the float model is measured", task.name)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise QtoolError(f"{folder} is a file, and tune keeps its journal in a folder of that name")
+    folder.mkdir(exist_ok=True)
 
 
 @contextmanager
@@ -195,11 +225,16 @@ def _split(model: Model, data: str, calibration: str | None) -> tuple[str | None
 def _calibrated(model: Model, setting: Setting) -> tuple[Path, Model]:
     """Return the calibrated model and where it is; it is made once."""
     source = setting.split[0]
-    key = key_of(fingerprint(model), source, setting.opened, model.preprocess)[:16]
-    path = setting.folder / f"calibrated-{key}.qtm"
+    facts = fingerprint(model), source, state_of(source), setting.opened, model.preprocess
+    path = setting.folder / f"calibrated-{key_of(*facts)[:16]}.qtm"
     if path.is_file():
-        log.info("calibrated before: %s", path)
-        return path, formats.load(path)
+        try:
+            known = formats.load(path)
+        except FormatError as error:
+            log.warning("calibrating again: %s", error)
+        else:
+            log.info("calibrated before: %s", path)
+            return path, known
     made = model
     if source is not None:
         samples = samples_for(model, data=source, metric="agreement", **setting.opened)
@@ -214,10 +249,10 @@ def _calibrated(model: Model, setting: Setting) -> tuple[Path, Model]:
 def _importance(model: Model, setting: Setting) -> dict[str, float]:
     """Return how much the noise of each layer matters at the outputs; measured once."""
     source, opened = setting.split[0] or setting.split[1], setting.opened
-    key = key_of(fingerprint(model), source, opened, setting.options, HELD)[:16]
-    path = setting.folder / f"importance-{key}.json"
-    if path.is_file():
-        known: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    facts = fingerprint(model), source, state_of(source), opened, setting.options, HELD
+    path = setting.folder / f"importance-{key_of(*facts)[:16]}.json"
+    known = read_numbers(path)
+    if known is not None:
         return known
     held = hold(samples_for(model, data=source, metric="agreement", **opened), HELD)
     watched = until(setting.deadline, setting.progress)

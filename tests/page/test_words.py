@@ -32,3 +32,18 @@ def test_digits_of_what_is_no_plain_number(value, text):
 def test_names_lose_control_characters_and_their_middle():
     assert words.plain("a\x00b\u202ec") == "a\ufffdb\ufffdc"
     assert words.plain("x" * 50 + "end", 12) == "xxxx…xxxxend"
+
+
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [
+        (["net/a/conv", "net/a/bn"], "net/a/"),
+        (["net/conv1", "net/conv2"], "net/"),
+        (["layer.1.conv", "layer.10.conv"], "layer."),
+        (["conv1", "conv2"], ""),
+        (["net/conv"], ""),
+        ([], ""),
+    ],
+)
+def test_what_names_share_ends_with_a_part(names, shared):
+    assert words.shared_prefix(names) == shared

@@ -192,6 +192,16 @@ def test_values_that_are_not_finite_name_tensor_and_sample(model, samples, bad):
         calibrate(model, data=[*samples, broken, *samples], threads=2)
 
 
+def test_a_weight_that_is_not_finite_is_named(samples):
+    model = Model(ir.from_onnx_text(TEXT % ",".join(["1"] * 54)))
+    weight = model.graph.initializers["w"].const_value.numpy().copy()
+    weight[1, 0, 0, 0] = np.nan
+    model.graph.initializers["w"].const_value = ir.tensor(weight, name="w")
+
+    with pytest.raises(DataError, match="tensor '.*NaN, 0 infinite: weight 'w' of the model holds"):
+        calibrate(model, data=samples)
+
+
 def test_a_sample_that_does_not_fit_is_named(model, samples):
     broken = Fed({"x": np.ones((1, 3, 4, 4), np.float32)}, "row 7 of x.npz")
 

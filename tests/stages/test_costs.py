@@ -66,6 +66,10 @@ def test_entropy_of_integers_is_exact():
     assert entropy_bytes(np.zeros(50, np.int8)) == 0
 
 
+def test_a_weight_that_is_not_finite_takes_a_byte_for_each_value():
+    assert entropy_bytes(np.array([[1, np.nan], [np.inf, 0]], np.float32)) == 4
+
+
 def test_an_island_and_its_grids_are_named(rng, tmp_path):
     model = model_of(
         """

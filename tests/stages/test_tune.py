@@ -12,7 +12,8 @@ from quant.graphs import model_of
 from qtool import formats
 from qtool.data import open_samples
 from qtool.data.held import hold
-from qtool.errors import UsageError
+from qtool.data.state import state_of
+from qtool.errors import DataError, UsageError
 from qtool.quant.knapsack import cost
 from qtool.runtime.ort import OrtSession
 from qtool.stages import mixed
@@ -238,13 +239,19 @@ def test_the_command_prints_json_and_the_commands(asked, tmp_path, cli):
     assert "qtool quantize --input calibrated.qtm --data" in done.stderr
 
 
+RESULT = {
+    "metric": "top1", "bytes": 3, "value": 1.0, "seconds": 2, "drop": None, "agreement": None,
+    "drop_ci95": [0.0, 1.0], "passed": True,
+}  # fmt: skip
+
+
 def test_a_torn_journal_line_is_lost_alone(tmp_path):
     path = tmp_path / "journal.jsonl"
-    Journal(path).add("a", {"drop": 1})
+    Journal(path).add("a", RESULT)
     with open(path, "ab") as file:
         file.write(b'{"key": "b", "dr')
 
-    Journal(path).add("c", {"drop": 2})
+    Journal(path).add("c", RESULT)
 
     assert set(Journal(path).found) == {"a", "c"}
 
@@ -370,3 +377,90 @@ def test_an_interrupt_stops_the_trial_and_says_what_there_is(net, asked, monkeyp
         seen.value.args[1]
         == f"{asked['output']} holds the best so far; the same command again goes on"
     )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda e: {"key": e["key"]},
+        lambda e: {**e, "drop": "x"},
+        lambda e: {**e, "drop_ci95": [1]},
+        lambda e: {**e, "bytes": None},
+        lambda e: {**e, "passed": 1},
+        lambda e: [e],
+    ],
+)
+def test_a_journal_entry_that_is_no_result_is_lost(tmp_path, damage):
+    entry = {"key": "k", **RESULT}
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f"{json.dumps(damage(entry))}\n{json.dumps({**entry, 'key': 'other'})}\n")
+
+    assert set(Journal(path).found) == {"other"}
+
+
+@pytest.mark.parametrize("name", ["importance-*.json", "calibrated-*.qtm"])
+def test_a_damaged_file_of_the_folder_is_made_again(net, asked, tmp_path, name):
+    first = tune(net, **asked, trials=1)
+    (path,) = (tmp_path / "best.onnx.tune").glob(name)
+    content = path.read_bytes()
+    path.write_bytes(content[:20])
+
+    second = tune(net, **asked, trials=1)
+
+    assert second.trials[0].bytes == first.trials[0].bytes
+    assert path.read_bytes() == content
+
+
+def test_samples_that_changed_are_other_trials(net, asked):
+    tune(net, **asked, trials=1)
+    held = dict(np.load(asked["data"]))
+    np.savez(asked["data"], **{**held, "x": held["x"] + 1})
+
+    assert not tune(net, **asked, trials=1).trials[0].remembered
+
+
+def test_missing_labels_are_said_before_calibration(net, asked, tmp_path):
+    np.savez(asked["data"], x=np.load(asked["data"])["x"])
+
+    with pytest.raises(DataError, match="no array of labels"):
+        tune(net, **asked, metric="top1")
+
+    assert not (tmp_path / "best.onnx.tune").exists()
+
+
+def test_nothing_is_left_of_a_trial_that_failed(net, asked, tmp_path, monkeypatch):
+    def fails(task, progress):
+        run_trial(task, progress)
+        raise DataError("row 3 is bad")
+
+    monkeypatch.setattr("qtool.stages._search.run_trial", fails)
+
+    with pytest.raises(DataError):
+        tune(net, **asked)
+
+    assert not list((tmp_path / "best.onnx.tune").glob("candidate-*"))
+
+
+def test_the_model_to_compare_with_is_not_overwritten(net, tmp_path, cli):
+    formats.save(net, tmp_path / "m.onnx")
+    before = (tmp_path / "m.onnx").read_bytes()
+
+    done = cli("tune", "-i", tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "--max-drop", "1",
+               "-o", tmp_path / "m.onnx")  # fmt: skip
+
+    assert done.exit_code == 2
+    assert "write to another file" in done.stderr
+    assert (tmp_path / "m.onnx").read_bytes() == before
+
+
+def test_the_state_of_samples_tells_of_files_in_folders_and_lists(tmp_path):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a.npy").write_bytes(b"1")
+    (tmp_path / "l.txt").write_text("f/a.npy\n")
+    sources = [str(tmp_path / "f"), str(tmp_path / "l.txt"), f"{tmp_path}/f/a.npy[::2]"]
+
+    before = [state_of(source) for source in sources]
+    (tmp_path / "f" / "a.npy").write_bytes(b"22")
+
+    assert all(a != b for a, b in zip(before, map(state_of, sources), strict=True))
+    assert state_of("module:function") == state_of(None) == ""
