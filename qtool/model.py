@@ -40,15 +40,18 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a model's history: what to type to do it again."""
+    """One stage of a model's history: what to type to do it again, and what that decided."""
 
     command: str
     options: Mapping[str, Json] = field(default_factory=dict)
     version: str = ""
+    decided: Mapping[str, Json] = field(default_factory=dict)  # where options left the choice
 
     def to_json(self) -> dict[str, Json]:
         """Return the step as a JSON object."""
-        return {"command": self.command, "options": dict(self.options), "version": self.version}
+        decided = {"decided": dict(self.decided)} if self.decided else {}
+        said = {"command": self.command, "options": dict(self.options), "version": self.version}
+        return {**said, **decided}
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,18 @@ class Model:
         """Return a model whose graph can be edited; the weight arrays are shared."""
         return replace(self, ir=self.ir.clone())
 
-    def then(self, command: str, options: Mapping[str, Json], **changes: Any) -> Model:
+    def then(
+        self,
+        command: str,
+        options: Mapping[str, Json],
+        *,
+        decided: Mapping[str, Json] | None = None,
+        **changes: Any,
+    ) -> Model:
         """Return the model with changes made by a stage, which history then ends with."""
         from qtool import __version__
 
-        step = Step(command, dict(options), __version__)
+        step = Step(command, dict(options), __version__, dict(decided or {}))
         return replace(self, history=(*self.history, step), **changes)
 
     def inputs(self) -> list[TensorSpec]:

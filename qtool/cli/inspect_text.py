@@ -210,6 +210,8 @@ def _knowledge_lines(found: Inspection) -> Iterator[str]:
     for step in found.history:
         options = json.dumps(step["options"], sort_keys=True)
         yield f"history: {step['command']} {options} {step['version']}".rstrip()
+        for about, choice in step.get("decided", {}).items():
+            yield f"  {about}: {choice if isinstance(choice, str) else json.dumps(choice)}"
 
 
 _LAYER_HEAD = (

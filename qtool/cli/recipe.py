@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,7 @@ log = logging.getLogger("qtool")
 
 FORMAT, VERSION = "qtool recipe", 1
 MAX_BYTES = 1 << 22
+SHOWN = 80  # characters of a decision in a message
 NOT_IN_RECIPES = ("input_", "output", "replayed", "save_recipe", "statistics", "as_json", "threads")
 
 
@@ -75,6 +76,8 @@ def load(path: str, command: str) -> dict[str, Any]:
         raise DataError(f"{path} is a recipe of {found.get('command')!r}, not of {command!r}")
     if found.get("version") != VERSION or not isinstance(found.get("options"), dict):
         raise DataError(f"{path}: this qtool reads recipes of version {VERSION}, with options")
+    if not isinstance(found.get("decided", {}), dict):
+        raise DataError(f"{path}: 'decided' is no object")
     return found
 
 
@@ -93,22 +96,33 @@ def finish(
     step = result.history[-1]
     hashes = {"model": fingerprint(model), "result": fingerprint(result)}
     if replayed is not None:
-        _compare(replayed, hashes)
+        _compare(replayed, hashes, step.decided)
     if path is not None:
         sampling = unusual(samples)
         head = {"format": FORMAT, "version": VERSION, "command": step.command}
-        whole = {**head, "options": {**step.options, **sampling}, **hashes}
+        options = {**step.options, **sampling}
+        whole = {**head, "options": options, "decided": dict(step.decided), **hashes}
         with replacing(Path(path)) as file:
             file.write((json.dumps(whole, indent=1) + "\n").encode())
 
 
-def _compare(replayed: dict[str, Any], hashes: dict[str, str]) -> None:
+def _compare(replayed: dict[str, Any], hashes: dict[str, str], decided: Mapping[str, Any]) -> None:
     if replayed.get("model") != hashes["model"]:
         log.info("the recipe was made with another model")
     elif replayed.get("result") == hashes["result"]:
         log.info("the result is that of the recipe")
     else:
         log.warning("the result is not that of the recipe: other samples, options or versions")
+    before = replayed.get("decided", {})
+    for about in sorted(before.keys() & decided.keys()):
+        if before[about] != decided[about]:
+            now, then = _short(decided[about]), _short(before[about])
+            log.info("%s: %s; the recipe's: %s", about, now, then)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _fits(value: Any, option: click.Option) -> bool:

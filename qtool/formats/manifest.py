@@ -181,10 +181,12 @@ def _finite(text: str) -> float:
 
 def steps(rows: Sequence[Json], where: str) -> tuple[Step, ...]:
     """Return a history from its JSON."""
-    objects = [Object(row, f"{where}: history") for row in rows]
-    return tuple(
-        Step(o.get("command", str), o.get("options", dict), o.get("version", str)) for o in objects
-    )
+    return tuple(_step(Object(row, f"{where}: history")) for row in rows)
+
+
+def _step(row: Object) -> Step:
+    decided = row.get("decided", dict) if "decided" in row.value else {}
+    return Step(row.get("command", str), row.get("options", dict), row.get("version", str), decided)
 
 
 def _statistics(statistics: Statistics) -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -228,6 +229,10 @@ def _made(page: Page) -> Iterator[tuple[str, str]]:
         yield "made with", f"qtool {', '.join(versions)}"
     if page.source:
         yield "SHA-256 of the model it began with", page.source
+    for step in found.history:
+        for about, choice in step.get("decided", {}).items():
+            said = choice if isinstance(choice, str) else json.dumps(choice)
+            yield f"{step['command']} decided: {about}", words.plain(said, 400)
     known = found.statistics
     if known is not None:
         drawn = "" if known.source == "samples" else f" {known.source}"

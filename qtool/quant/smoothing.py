@@ -76,8 +76,16 @@ def sites(model: Model) -> list[Site]:
     return found
 
 
-def factors(site: Site, known: Channels, *, levels: int, weight_levels: int) -> Float64 | None:
-    """Return t (K,) of the least predicted error; None where no strength gains LEAST_GAIN dB."""
+@dataclass(frozen=True)
+class Smoothing:
+    """The strength a of a site, and its factors t (K,)."""
+
+    strength: float
+    factors: Float64
+
+
+def chosen_for(site: Site, known: Channels, *, levels: int, weight_levels: int) -> Smoothing | None:
+    """Return what has the least predicted error; None where no strength gains LEAST_GAIN dB."""
     weights = site.weights()
     reach = np.maximum(np.abs(known.low), np.abs(known.high))
     largest = np.max([np.abs(w).max(1) for w in weights], axis=0)
@@ -94,7 +102,7 @@ def factors(site: Site, known: Channels, *, levels: int, weight_levels: int) -> 
     best = int(np.argmin(errors[1:]))
     if errors[best + 1] <= 0 or 10 * np.log10(errors[0] / errors[best + 1]) < LEAST_GAIN:
         return None
-    return made[best]
+    return Smoothing(STRENGTHS[best], made[best])
 
 
 def predicted(

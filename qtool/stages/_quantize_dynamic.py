@@ -7,6 +7,7 @@ import logging
 from qtool.model import Model, all_nodes
 from qtool.quant import dynamic, weight_only
 from qtool.quant.layer_types import layer_types
+from qtool.stages._decisions import Decisions, roundings
 from qtool.stages._quantize_layers import for_layer, rounder_of, selected_copy, with_reasons
 from qtool.stages.quantize_options import Options
 
@@ -29,7 +30,9 @@ def quantize_dynamic(model: Model, options: Options) -> Model:
     return with_reasons(result, {**selection.reasons, **left, **reasons})
 
 
-def quantize_weights(model: Model, options: Options, threads: int | None = None) -> Model:
+def quantize_weights(
+    model: Model, options: Options, decisions: Decisions, threads: int | None = None
+) -> Model:
     """Store weights as integers; everything computes in float."""
     needed = max(weight_only.needed_opset(model, options.scheme), 21 if options.is_wide else 0)
     result, selection = selected_copy(model, needed, options)
@@ -38,6 +41,7 @@ def quantize_weights(model: Model, options: Options, threads: int | None = None)
     rounder = None
     if model.statistics is not None:
         rounder = rounder_of(result, model.statistics, options, threads)
+    decisions.each("rounding", roundings(selection.nodes, rounder))
     reasons: dict[str, str] = {}
     for kind in kinds:
         nodes = {node for node in selection.nodes if types.get(node) == kind}

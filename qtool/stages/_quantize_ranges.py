@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -33,6 +34,38 @@ def group_qparams(
         _qparams(group, statistics, _for_group(options, group, made, types))
         for group in made.groups
     ]
+
+
+def range_methods(
+    made: Plan, statistics: Statistics, options: Options, types: Mapping[ir.Node, LayerType]
+) -> dict[str, str]:
+    """Return what each group's range follows, by its first tensor whose values are known.
+
+    A range method, given (there were QuantizeLinear), or softmax (all of 0 to 1).
+    """
+    return {
+        (group.observed or group.members)[0].name or "": _followed(
+            group, statistics, _for_group(options, group, made, types)
+        )
+        for group in made.groups
+    }
+
+
+def _followed(group: Group, statistics: Statistics, options: Options) -> str:
+    if qdq.fixed_qparams(group) is not None:
+        return "given"
+    if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
+        return "softmax"
+    method = _method(group, statistics, options)
+    if method != "auto":
+        return method
+    ends = [_range(group, statistics, replace(options, range=m)) for m in ("auto", "minmax")]
+    return "minmax" if ends[0] == ends[1] else "mse"
+
+
+def _method(group: Group, statistics: Statistics, options: Options) -> str:
+    made = statistics.source == "synthetic"
+    return "minmax" if group.keep_range or made else options.range
 
 
 def _for_group(
@@ -73,9 +106,8 @@ def _softmax_qparams(dtype: str) -> QParams:
 def _range(group: Group, statistics: Statistics, options: Options) -> tuple[float, float]:
     found = merged([_found(value, statistics) for value in group.observed])
     made = statistics.source == "synthetic"
-    method = "minmax" if group.keep_range or made else options.range
     qmin, qmax = limits(options.activations)
-    choose = RANGES[method]
+    choose = RANGES[_method(group, statistics, options)]
     low, high = choose(found, levels=qmax - qmin + 1, symmetric=options.activation_symmetric)
     stretch = STRETCH if made and group.keep_range else 1.0
     return low * stretch, high * stretch

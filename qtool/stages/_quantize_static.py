@@ -15,15 +15,16 @@ from qtool.qparams import QParams
 from qtool.quant import qdq, weight_only
 from qtool.quant.coverage import REASON_KEY
 from qtool.quant.encode import WeightScheme
-from qtool.quant.expectation import expected_rounding
+from qtool.quant.expectation import Expected, expected_rounding
 from qtool.quant.layer_rounding import WeightRounder
 from qtool.quant.layer_types import LayerType, layer_types, of_weight
 from qtool.quant.plan import Plan, plan
 from qtool.quant.selection import Selection, node_label
 from qtool.quant.weights import WEIGHT_METHODS
 from qtool.registry import lookup
+from qtool.stages._decisions import Decisions, roundings
 from qtool.stages._quantize_layers import for_layer, rounder_of, search, selected_copy
-from qtool.stages._quantize_ranges import group_qparams
+from qtool.stages._quantize_ranges import group_qparams, range_methods
 from qtool.stages._sequential import round_sequentially
 from qtool.stages.quantize_options import BY_SAMPLES, Options
 
@@ -42,7 +43,11 @@ class Fitting(NamedTuple):
 
 
 def quantize_static(
-    model: Model, options: Options, threads: int | None = None, fitting: Fitting | None = None
+    model: Model,
+    options: Options,
+    decisions: Decisions,
+    threads: int | None = None,
+    fitting: Fitting | None = None,
 ) -> Model:
     """Return the model with integers between its quantized ops; fitting rounds by samples.
 
@@ -59,16 +64,26 @@ def quantize_static(
     types = layer_types(result, options.layers)
     made = _planned(model, result, selection, options)
     qparams = group_qparams(made, statistics, options, types)
+    decisions.each("range", range_methods(made, statistics, options, types))
     rounder = None if fitting else _rounder(result, statistics, options, threads)
+    rounded = roundings(made.nodes, rounder, made.clamps)
     for node, reason in made.reasons.items():
         node.metadata_props[REASON_KEY] = reason
     for note in qdq.insert(result.graph, made, qparams, _scheme(options, types, rounder)):
         log.info(note)
     # Recurrent layers and those of subgraphs compute in float, with integer weights.
     weight_only.weight_only(result, selection.nodes, options.scheme)
-    if fitting is not None:
-        _fit(result, options, types, fitting)
+    fitted = [] if fitting is None else _fit(result, options, types, fitting)
+    decisions.each("rounding", {**rounded, **dict.fromkeys(fitted, "sequential")})
+    decisions.say("correct", _correction(options, rounder, fitting))
     return result
+
+
+def _correction(options: Options, rounder: WeightRounder | None, fitting: Fitting | None) -> str:
+    """Return how biases are corrected here; quantize may do it afterwards."""
+    if fitting is not None:
+        return "sequential" if options.correct in BY_SAMPLES else "none"
+    return "analytic" if isinstance(rounder, Expected) else "none"
 
 
 def _planned(model: Model, result: Model, selection: Selection, options: Options) -> Plan:
@@ -127,8 +142,8 @@ def _weight_qparams(weight: Any, axis: int | None, scheme: WeightScheme) -> QPar
     )
 
 
-def _fit(result: Model, options: Options, types: Types, fitting: Fitting) -> None:
-    """Round the weights of a quantized model layer after layer, in place."""
+def _fit(result: Model, options: Options, types: Types, fitting: Fitting) -> list[str]:
+    """Round the weights of a quantized model layer after layer, in place; return which."""
 
     def dtype_of(node: ir.Node) -> str | None:
         dtype = for_layer(options, types.get(node)).weights
@@ -141,3 +156,4 @@ def _fit(result: Model, options: Options, types: Types, fitting: Fitting) -> Non
         corrects=options.correct in BY_SAMPLES,
     )  # fmt: skip
     log.info("fitted the weights of %d layers, front to back", len(names))
+    return names

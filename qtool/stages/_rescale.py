@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qtool.model import Model
+from qtool.model import Json, Model
 from qtool.qparams import limits
 from qtool.quant.absorb import absorption, decibels
 from qtool.quant.absorbers import ABSORBERS
@@ -25,6 +25,7 @@ from qtool.runtime.sweep import sweep
 from qtool.shapes import infer_shapes
 from qtool.stages._channel_sums import ChannelSums
 from qtool.stages._correction import some
+from qtool.stages._decisions import Decisions
 
 log = logging.getLogger("qtool")
 
@@ -72,7 +73,9 @@ def _feeds(see: Callable[[Any, Mapping[str, Array]], None]) -> Any:
     return lambda sample, feeds: see(sample, feeds)
 
 
-def rescale(model: Model, wanted: Wanted, *, data: Any, threads: int) -> tuple[Model, Model]:
+def rescale(
+    model: Model, wanted: Wanted, decisions: Decisions, *, data: Any, threads: int
+) -> tuple[Model, Model]:
     """Return the model equalized and with biases absorbed, in two forms, or the model twice.
 
     The first computes what the model does; the second is what to calibrate and quantize: a Clip
@@ -89,22 +92,24 @@ def rescale(model: Model, wanted: Wanted, *, data: Any, threads: int) -> tuple[M
     if found is None:
         log.info("nothing to equalize: no channel runs between layers that can share a factor")
         return model, model
-    factors = _equalized(found, wanted)
-    factors, offsets = _absorbed(typed, found, known, factors, wanted)
+    factors = _equalized(found, wanted, decisions)
+    factors, offsets = _absorbed(typed, found, known, factors, wanted, decisions)
     change = Change(named(found.ties, factors, 1.0), offsets)
     if not change.factors and not change.offsets:
         return model, model
     return rescaled(typed, change), rescaled(typed, change, fold=True)
 
 
-def _equalized(found: Problem, wanted: Wanted) -> Float64:
+def _equalized(found: Problem, wanted: Wanted, decisions: Decisions) -> Float64:
     """Return the factors, all 1 where too little is won."""
     one = np.ones(len(found.lower))
     if wanted.equalizer is None:
         return one
     factors = lookup(EQUALIZERS, wanted.equalizer, "equalizer")(found)
     gain = decibels(predicted(found, one), predicted(found, factors))
-    if gain < wanted.least_equalized:
+    kept = gain >= wanted.least_equalized
+    decisions.say("equalize", _said(wanted.equalizer, kept, gain))
+    if not kept:
         log.info("not equalized: the predicted error would fall by %.1f dB only", gain)
         return one
     log.info(
@@ -120,6 +125,7 @@ def _absorbed(
     known: dict[str, ChannelStatistics],
     factors: Float64,
     wanted: Wanted,
+    decisions: Decisions,
 ) -> tuple[Float64, dict[str, Float64]]:
     """Return the factors and the offsets by tensor, none where too little is won.
 
@@ -136,8 +142,11 @@ def _absorbed(
         tried.append(lookup(EQUALIZERS, wanted.equalizer, "equalizer")(can.utmost))
     made = [(each, can(each)) for each in tried]
     best, absorbed = min(made, key=lambda pair: pair[1].error if pair[1].n_ranges else np.inf)
-    gain = decibels(predicted(found, factors), absorbed.error) if absorbed.n_ranges else 0.0
-    if gain < wanted.least_absorbed or not absorbed.n_ranges:
+    won = decibels(predicted(found, factors), absorbed.error) if absorbed.n_ranges else 0.0
+    gain = max(won, 0.0)
+    kept = absorbed.n_ranges > 0 and gain >= wanted.least_absorbed
+    decisions.say("absorb", _said(wanted.absorber, kept, gain))
+    if not kept:
         log.info("no bias absorbed: the predicted error would fall by %.2f dB only", gain)
         return factors, {}
     log.info(
@@ -145,3 +154,8 @@ def _absorbed(
         int((absorbed.offsets > 0).sum()), absorbed.n_ranges, gain,
     )  # fmt: skip
     return best, named(can.tied, absorbed.offsets, 0.0)
+
+
+def _said(method: str, kept: bool, gain: float) -> dict[str, Json]:
+    """Return a decision and the gain in dB that it was made by."""
+    return {"method": method if kept else "none", "tried": method, "predicted_db": round(gain, 2)}

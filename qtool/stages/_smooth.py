@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from qtool.model import Model
 from qtool.qparams import limits
-from qtool.quant.smoothing import Channels, factors, sites, smoothed
+from qtool.quant.smoothing import Channels, chosen_for, sites, smoothed
 from qtool.runtime.ort import OrtSession
 from qtool.runtime.sweep import sweep
 from qtool.stages._correction import some
+from qtool.stages._decisions import Decisions
 
 log = logging.getLogger("qtool")
 
@@ -48,7 +49,14 @@ class _Sums:
 
 
 def smooth(
-    reference: Model, model: Model, *, data: Any, threads: int, activations: str, weights: str
+    reference: Model,
+    model: Model,
+    decisions: Decisions,
+    *,
+    data: Any,
+    threads: int,
+    activations: str,
+    weights: str,
 ) -> tuple[Model, Model]:
     """Return both with channels smoothed where that lowers the predicted error, or themselves.
 
@@ -62,13 +70,16 @@ def smooth(
     levels, weight_levels = (high - low for low, high in (limits(activations), limits(weights)))
     chosen = {}
     for site in sites(reference):
-        t = factors(site, known[site.name], levels=levels, weight_levels=weight_levels // 2)
-        if t is not None:
-            chosen[site.name] = t
+        found = chosen_for(site, known[site.name], levels=levels, weight_levels=weight_levels // 2)
+        if found is not None:
+            chosen[site.name] = found
+    if chosen:
+        decisions.say("smooth", {name: found.strength for name, found in chosen.items()})
     log.info("smoothed %d of %d tensors in front of linear layers", len(chosen), len(names))
     if not chosen:
         return reference, model
-    made = [replace(smoothed(one, chosen), statistics=None) for one in (reference, model)]
+    factors = {name: found.factors for name, found in chosen.items()}
+    made = [replace(smoothed(one, factors), statistics=None) for one in (reference, model)]
     return made[0], made[1]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtool.model import Model
 from qtool.quant.rescale import KEY
+from qtool.stages._decisions import Decisions
 from qtool.stages._rescale import LEAST_GAIN, SURE_GAIN, Wanted, rescale
 from qtool.stages._smooth import smooth
 from qtool.stages._twins import give_twins
@@ -14,7 +15,9 @@ from qtool.stages.quantize_options import Options
 SMALL = 1 << 26  # bytes; a model above is rescaled only on request: it takes 8 times that
 
 
-def transformed(model: Model, data: Any, threads: int, options: Options) -> tuple[Model, Model]:
+def transformed(
+    model: Model, data: Any, threads: int, options: Options, decisions: Decisions
+) -> tuple[Model, Model]:
     """Return the model in two forms: one that computes the same, and what to quantize.
 
     They differ in the limits of Clips, see rescale.
@@ -22,15 +25,17 @@ def transformed(model: Model, data: Any, threads: int, options: Options) -> tupl
     synthetic = getattr(data, "kind", "") == "synthetic" and bool(model.batch_norm)
     small = n_bytes(model) <= SMALL
     asked = wanted(options, small=small, synthetic=synthetic)
+    for about in ("equalize", "absorb", "smooth", "twins"):
+        decisions.say(about, "none")
     reference = model
     if asked.equalizer or asked.absorber:
-        reference, model = rescale(model, asked, data=data, threads=threads)
+        reference, model = rescale(model, asked, decisions, data=data, threads=threads)
     if options.smooth == "auto" and KEY not in model.ir.metadata_props:
         given = {"activations": options.activations, "weights": options.weights}
-        reference, model = smooth(reference, model, data=data, threads=threads, **given)
+        reference, model = smooth(reference, model, decisions, data=data, threads=threads, **given)
     if options.wants_twins and small:
         levels = {"activations": options.activations}
-        return give_twins(reference, model, data=data, threads=threads, **levels)
+        return give_twins(reference, model, decisions, data=data, threads=threads, **levels)
     return reference, model
 
 

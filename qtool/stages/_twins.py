@@ -13,13 +13,20 @@ from qtool.quant.chains import chains
 from qtool.quant.twins import find_twins, with_twins
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import some
+from qtool.stages._decisions import Decisions
 from qtool.stages._rescale import SAMPLES, channel_statistics
 
 log = logging.getLogger("qtool")
 
 
 def give_twins(
-    reference: Model, model: Model, *, data: Any, threads: int, activations: str
+    reference: Model,
+    model: Model,
+    decisions: Decisions,
+    *,
+    data: Any,
+    threads: int,
+    activations: str,
 ) -> tuple[Model, Model]:
     """Return both models with twins, or as they are where no channel can have one.
 
@@ -33,7 +40,9 @@ def give_twins(
     found = find_twins(typed, known, levels=high - low)
     if not found:
         return reference, model
-    n_taken = sum(int((t.sources != np.arange(len(t.sources))).sum()) for t in found.values())
+    taken = {n: int((t.sources != np.arange(len(t.sources))).sum()) for n, t in found.items()}
+    n_taken = sum(taken.values())
+    decisions.say("twins", taken)
     log.info("%d channels that never change are now copies of others, which round finer", n_taken)
     result = with_twins(typed, found)
     same = reference is model

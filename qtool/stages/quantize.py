@@ -12,6 +12,7 @@ from qtool.quant.qoperator import to_qoperator
 from qtool.runtime.trial import check_runs
 from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
+from qtool.stages._decisions import Decisions
 from qtool.stages._quantize_dynamic import (
     quantize_dynamic,
     quantize_weights,
@@ -54,7 +55,8 @@ def quantize(
     """
     chosen = Options(**options)
     model = _with_statistics(model, statistics)
-    result = _quantized(model, chosen, data, threads or cores(), progress or untracked)
+    decisions = Decisions()
+    result = _quantized(model, chosen, decisions, data, threads or cores(), progress or untracked)
     if chosen.format == "qoperator":
         result = to_qoperator(result)
     _forget_types(result)
@@ -64,7 +66,7 @@ def quantize(
             log.info("not run in onnxruntime: the model is over 1 GB; --check does it")
     if check:
         check_runs(result)
-    return result.then("quantize", chosen.changed())
+    return result.then("quantize", chosen.changed(), decided=decisions.found)
 
 
 def _with_statistics(model: Model, statistics: Statistics | None) -> Model:
@@ -76,34 +78,50 @@ def _with_statistics(model: Model, statistics: Statistics | None) -> Model:
 
 
 def _quantized(
-    model: Model, options: Options, data: Any, threads: int, progress: Progress
+    model: Model,
+    options: Options,
+    decisions: Decisions,
+    data: Any,
+    threads: int,
+    progress: Progress,
 ) -> Model:
     """Return the model quantized in the mode that options and what is there ask for."""
     mode, known = options.mode, model.statistics is not None or data is not None
     if mode == "static" or (mode == "auto" and known):
-        return _static(model, options, data, threads, progress)
+        decisions.say("mode", "static")
+        return _static(model, options, decisions, data, threads, progress)
+    decisions.say("mode", "dynamic and weight-only" if mode == "auto" else mode)
     _check(model, options, mode, data)
     if mode == "dynamic":
         return quantize_dynamic(model, options)
     if mode == "weight-only":
-        return quantize_weights(model, options, threads)
+        return quantize_weights(model, options, decisions, threads)
     return quantize_without_statistics(model, options)
 
 
-def _static(model: Model, options: Options, data: Any, threads: int, progress: Progress) -> Model:
+def _static(
+    model: Model,
+    options: Options,
+    decisions: Decisions,
+    data: Any,
+    threads: int,
+    progress: Progress,
+) -> Model:
     """Return the model in integers: channels scaled, calibrated, quantized, biases corrected."""
     _check(model, options, "static", data)
     reference = model
     if data is not None:
-        reference, model = transformed(model, data, threads, options)
+        reference, model = transformed(model, data, threads, options, decisions)
     if model.statistics is None:
         model = _calibrated(model, data, threads, progress, options)
     if options.is_sequential(data):
-        return quantize_static(model, options, threads, Fitting(reference, data, threads, progress))
-    result = quantize_static(model, options, threads)
+        fitting = Fitting(reference, data, threads, progress)
+        return quantize_static(model, options, decisions, threads, fitting)
+    result = quantize_static(model, options, decisions, threads)
     if data is not None and options.correct in BY_SAMPLES:
         names = correct(reference, result, data=data, threads=threads, progress=progress)
         if names:
+            decisions.say("correct", "sequential")
             log.info("corrected the biases of %d layers, front to back", len(names))
     return result
 

@@ -105,3 +105,39 @@ def test_a_missing_recipe_is_named(cli, sample_models, tmp_path):
 
     assert result.exit_code == 1
     assert "none.json: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"range": "auto", "weight_method": "mse", "target": "avx2"}, {"rounding": "sequential"},
+     {"equalize": "ranges", "absorb": "samples"}, {"smooth": "none", "correct": "none"}],
+    ids=str,
+)  # fmt: skip
+def test_an_algorithm_is_chosen_by_recipe_as_by_option(replay, sample_models, options, cli):
+    samples = ("--data", sample_models / "calibration.npz[0:20]", "--preprocess",
+               sample_models / "preprocess.toml")  # fmt: skip
+    typed = []
+    for name, value in options.items():
+        typed += [f"--{name.replace('_', '-')}", value]
+
+    result, output = replay(*samples, recipe={**HEAD, "options": options})
+    first = output.read_bytes()
+    again = cli("quantize", "-i", sample_models / "mlp.onnx", *samples, *typed, "-o", output)
+
+    assert (result.exit_code, again.exit_code) == (0, 0), result.stderr + again.stderr
+    assert output.read_bytes() == first
+
+
+def test_a_recipe_holds_what_was_decided_and_a_replay_says_what_is_otherwise(made, replay):
+    recipe = json.loads((made / "recipe.json").read_text())
+
+    assert recipe["decided"]["mode"] == "static"
+    result, _ = replay(recipe={**recipe, "decided": {**recipe["decided"], "correct": "analytic"}})
+    assert 'correct: "sequential"; the recipe\'s: "analytic"' in result.stderr
+
+
+def test_decisions_that_are_no_object_are_refused(replay):
+    result, _ = replay(recipe={**HEAD, "options": {}, "decided": []})
+
+    assert result.exit_code == 1
+    assert "'decided' is no object" in result.stderr

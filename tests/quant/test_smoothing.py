@@ -8,7 +8,7 @@ from onnx import helper, numpy_helper
 import qtool
 from qtool.data import open_samples
 from qtool.formats import load
-from qtool.quant.smoothing import Channels, Site, factors, predicted, sites, smoothed
+from qtool.quant.smoothing import Channels, Site, chosen_for, predicted, sites, smoothed
 from qtool.runtime.ort import OrtSession
 
 D = 16
@@ -119,7 +119,7 @@ def test_none_is_taken_where_channels_are_alike(rng):
     weight /= np.abs(weight).max(1, keepdims=True)
     alike = Channels(np.full(8, -1.0), np.full(8, 1.0), np.full(8, 0.3))
 
-    assert factors(site_of(weight), alike, levels=255, weight_levels=127) is None
+    assert chosen_for(site_of(weight), alike, levels=255, weight_levels=127) is None
 
 
 def test_the_strength_chosen_lowers_the_predicted_error(rng):
@@ -127,7 +127,7 @@ def test_the_strength_chosen_lowers_the_predicted_error(rng):
     high = np.array([1.0, 1, 1, 50, 1, 1, 1, 1])
     known = Channels(-high, high, high**2 / 9)
 
-    t = factors(site_of(weight), known, levels=255, weight_levels=127)
+    t = chosen_for(site_of(weight), known, levels=255, weight_levels=127).factors
 
     one, other = (predicted([weight], known, f, 255, 127) for f in (np.ones(8), t))
     assert other < 0.2 * one
