@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from qtool.model import Model
 from qtool.quant.knapsack import Assignment, Choice, cost, loss, sizes
 from qtool.quant.layer_types import FLOAT
-from qtool.stages.mixed import choices, layer_options
+from qtool.stages.mixed import layer_options
 
 BASE = "w8"
 NEAR = 0.01  # two candidates whose costs differ by less are not worth an evaluation
@@ -27,22 +28,29 @@ class Candidate:
     cost: float
 
 
-def ladder(
-    model: Model, *, goal: str, importance: Mapping[str, float], **options: Any
-) -> tuple[list[Candidate], int]:
+def ladder(known: Mapping[str, Sequence[Choice]]) -> tuple[list[Candidate], int]:
     """Return the candidates, and the place of the one in which all layers have the base type.
 
     Behind it come mixtures of the base type and narrower ones. In front of it, those that are
     predicted to lose less: mixtures of all types, float for the layers that need it. From each to
     the next the predicted loss grows.
     """
-    price, types = GOALS[goal]
-    known = choices(model, types=types, cost=price, importance=importance, **options)
     base = {n: next(c for c in cs if c.type == BASE) for n, cs in known.items()}
     integers = {n: [c for c in cs if c.type != FLOAT] for n, cs in known.items()}
     above = [a for a in sizes(known, STEP) if loss(a) < loss(base)]
     below = [a for a in sizes(integers, STEP) if loss(a) > loss(base) and cost(a) < cost(base)]
     return [_candidate(a) for a in (*above, base, *below)], len(above)
+
+
+def read_choices(path: Path) -> dict[str, list[Choice]] | None:
+    """Return the choices of each layer that a JSON file holds; None if it is missing or damaged."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: [Choice(str(kind), float(loss), float(cost)) for kind, loss, cost in of_layer]
+            for name, of_layer in known.items()
+        }
+    return None
 
 
 def _candidate(assignment: Mapping[str, Choice]) -> Candidate:

@@ -80,8 +80,12 @@ def measure_alone(
     *,
     threads: int,
     progress: Progress,
+    scaled: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Measured]:
-    """Return, by label, what each pair does when only it is quantized."""
+    """Return, by label, what each pair does when only it is quantized.
+
+    scaled: applied to the model's outputs before they are compared.
+    """
     wanted = [o.name for o in reference.outputs()]
     truth: dict[int, dict[str, Array]] = {}
 
@@ -100,7 +104,7 @@ def measure_alone(
             for name, given in zip(wanted, made.outputs, strict=True):
                 real = truth[sample.index][name]
                 if real.dtype.kind == "f" and real.shape == outputs[given].shape:
-                    parts[f"output {name}"] = apart(real, outputs[given])
+                    parts[f"output {name}"] = apart(scaled(real), scaled(outputs[given]))
             s.add(sample.index, parts)
 
         sweep(session, _loads(data), see, threads=threads)

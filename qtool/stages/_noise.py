@@ -43,7 +43,7 @@ class Noise:
     """The noise of one layer by where it comes from, and the signal it is added to.
 
     inputs and output have the part that clipping makes. exact:
-    whether H was there.
+    whether H was there. carried: of noise as strong as the input itself, what arrives.
     """
 
     signal: float
@@ -51,6 +51,12 @@ class Noise:
     inputs: Error
     output: Error
     exact: bool = True
+    carried: float | None = None
+
+    @property
+    def growth(self) -> float:
+        """Noise over signal at the output, of each unit of it at the input."""
+        return 1.0 if self.carried is None or self.signal <= 0 else self.carried / self.signal
 
     @property
     def without_inputs(self) -> float:
@@ -93,6 +99,7 @@ def noise_of(pair: Pair, statistics: Statistics) -> Noise | None:
         Error(made.inputs.total * active, made.inputs.clipping * active),
         output,
         made.exact,
+        None if made.carried is None else made.carried * active,
     )
 
 
@@ -152,7 +159,25 @@ def _weighted(
     strength = np.diagonal(h, axis1=1, axis2=2)[:, :-1]
     heard = float(np.sum(columns * np.minimum(strength, incoming.total)))
     inputs = Error(heard, heard * incoming.clipping / incoming.total if incoming.total else 0.0)
-    return Noise(signal, quadratic(apart, h) / n_rows, inputs, Error())
+    return Noise(
+        signal, quadratic(apart, h) / n_rows, inputs, Error(), carried=_carried(made, h, n_rows)
+    )
+
+
+def _carried(weight: Float64, h: Float64, n_rows: int) -> float | None:
+    """Return what a layer makes of noise as strong as its input; None where the input is constant.
+
+    Noise has no mean and, in each element, a power in proportion to the variance there. How its
+    elements go together lies between not at all and as those of the signal: the geometric mean.
+    """
+    mean = h[:, :-1, -1]
+    moving = h[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
+    variances = np.maximum(np.diagonal(moving, axis1=1, axis2=2), 0)
+    if not variances.any():
+        return None
+    apart = float(np.einsum("gmk,gk->", weight**2, variances))
+    strength = float(np.trace(h[:, :-1, :-1], axis1=1, axis2=2).sum() / variances.sum())
+    return math.sqrt(apart * quadratic(weight, moving)) * strength / n_rows
 
 
 def quadratic(values: Float64, h: Float64) -> float:
@@ -218,9 +243,9 @@ def cumulative(
     """Return noise over signal at each pair's output with all layers before it quantized too.
 
     Each layer passes on the share that reaches it, and its own noise is independent of that.
-    Noise has no mean, while the signal loses some of its own in a layer: the share then grows,
-    which statistics do not tell. So what reaches a layer is taken as measured where it is:
-    measured has noise over signal by tensor.
+    Noise has no mean, while the signal loses some of its own in a layer: the share then grows.
+    Statistics tell by how much in one layer, but not over many: what reaches a layer grows where
+    it is measured. measured has noise over signal by tensor.
     """
     share: dict[str, float] = {}  # tensor -> noise over signal, its own quantization included
     known = measured or {}
@@ -231,7 +256,7 @@ def cumulative(
             continue
         before = _before(pair, share)
         own = noise.relative if before is None else noise.without_inputs
-        carried = before or 0.0
+        carried = (before or 0.0) * (noise.growth if known else 1.0)
         found[pair.label] = own + carried
         passed = known.get(pair.output, own + carried)
         share[pair.output] = share[pair.node.outputs[0].name or ""] = passed

@@ -74,8 +74,8 @@ def _apart(wanted: list[list[Any]], found: list[list[Any]]) -> float:
     """
     total = 0.0
     for place in range(len(wanted[0])):
-        real = [_scaled(one[place]) for one in wanted]
-        other = [_scaled(one[place]) for one in found]
+        real = [comparable(one[place]) for one in wanted]
+        other = [comparable(one[place]) for one in found]
         miss = sum(float(np.sum((a - b) ** 2)) for a, b in zip(real, other, strict=True))
         mean = sum(float(a.sum()) for a in real) / max(sum(a.size for a in real), 1)
         size = sum(float(np.sum((a - mean) ** 2)) for a in real)
@@ -83,7 +83,8 @@ def _apart(wanted: list[list[Any]], found: list[list[Any]]) -> float:
     return total
 
 
-def _scaled(values: npt.NDArray[Any]) -> Float64:
+def comparable(values: npt.NDArray[Any]) -> Float64:
+    """Return values whose squared differences tell a loss: of probabilities the square roots."""
     real = values.astype(np.float64)
     sums = real.sum(-1) if real.ndim else real
     probabilities = real.ndim > 0 and real.shape[-1] > 1 and np.all(real >= 0)

@@ -167,15 +167,6 @@ def _is_result(entry: Any) -> bool:
     )
 
 
-def read_numbers(path: Path) -> dict[str, float] | None:
-    """Return the numbers by name of a JSON file; None where it is missing or damaged."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and all(isinstance(n, (int, float)) for n in found.values()):
-            return found
-    return None
-
-
 def _ends_a_line(file: Any) -> bool:
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b"\n")

@@ -9,7 +9,7 @@ from typing import Any
 from qtool.cost import macs
 from qtool.data.held import Held
 from qtool.errors import ModelError, UsageError
-from qtool.model import Model
+from qtool.model import Model, Statistics
 from qtool.quant.knapsack import Assignment, Choice, best, frontier
 from qtool.quant.layer_types import FLOAT, parse
 from qtool.quant.pairs import Pair, pairs
@@ -17,6 +17,7 @@ from qtool.registry import lookup
 from qtool.shapes import shapes
 from qtool.stages._measure import Progress, measure_alone
 from qtool.stages._noise import noise_of
+from qtool.stages._probe import comparable
 from qtool.stages.calibrate import untracked
 from qtool.stages.quantize import quantize
 
@@ -33,16 +34,18 @@ def choices(
     *,
     types: Sequence[str],
     cost: str = "bytes",
-    importance: Mapping[str, float] | None = None,
+    data: Held | None = None,
+    threads: int = 1,
+    progress: Progress = untracked,
     **options: Any,
 ) -> dict[str, list[Choice]]:
     """Return the choices of each layer with weights, by name, for quant.knapsack.
 
     model is a calibrated float model, with Gram matrices for exact losses. types are float, w8,
-    w4, a16, w4a16, as --layer takes them. The loss of a type is the predicted noise over signal at
-    the layer's output, times importance: what that does at the model's outputs. cost is the bytes
-    of the weights, or multiply-accumulates, a float one counting FLOAT_MACS. options are those of
-    `quantize`.
+    w4, a16, w4a16, as --layer takes them. The loss of a type is the noise over signal that it
+    alone makes: at the model's outputs, measured, where there are samples, else predicted at the
+    layer's own. cost is the bytes of the weights, or multiply-accumulates, a float one counting
+    FLOAT_MACS. options are those of `quantize`.
 
     Raises:
         UsageError: a type or cost is unknown.
@@ -51,7 +54,7 @@ def choices(
     lookup(dict.fromkeys(COSTS), cost, "cost")
     if model.statistics is None:
         raise ModelError("the model has no statistics; run qtool calibrate --gram")
-    weights, known = importance or {}, shapes(model)
+    known = shapes(model)
     found: dict[str, list[Choice]] = {}
     for kind in types:
         parse(f"*={kind}")
@@ -59,17 +62,35 @@ def choices(
             continue
         layers = (*options.get("layers", ()), f"*={kind}")
         quantized = quantize(model, check=False, **{**options, "layers": layers})
-        for pair in pairs(quantized, model)[0]:
-            noise = noise_of(pair, model.statistics)
-            if pair.weight is None or noise is None:
+        paired = [p for p in pairs(quantized, model)[0] if p.weight is not None]
+        losses = _predicted(paired, model.statistics)
+        if data is not None:
+            losses |= _measured(model, paired, data, threads, progress)
+        for pair in paired:
+            if pair.label not in losses:
                 continue
-            lost = noise.relative * weights.get(pair.label, 1.0)
-            price = _cost(pair, kind, cost, macs(pair.node, known) or 0)
-            found.setdefault(pair.label, []).append(Choice(kind, lost, price))
-            if FLOAT in types and len(found[pair.label]) == 1:
+            if FLOAT in types and pair.label not in found:
                 price = _cost(pair, FLOAT, cost, macs(pair.node, known) or 0)
-                found[pair.label].insert(0, Choice(FLOAT, 0.0, price))
+                found[pair.label] = [Choice(FLOAT, 0.0, price)]
+            price = _cost(pair, kind, cost, macs(pair.node, known) or 0)
+            found.setdefault(pair.label, []).append(Choice(kind, losses[pair.label], price))
     return found
+
+
+def _predicted(paired: Sequence[Pair], statistics: Statistics) -> dict[str, float]:
+    noises = {pair.label: noise_of(pair, statistics) for pair in paired}
+    return {label: noise.relative for label, noise in noises.items() if noise is not None}
+
+
+def _measured(
+    model: Model, paired: Sequence[Pair], data: Held, threads: int, progress: Progress
+) -> dict[str, float]:
+    """Return the noise over signal at the model's outputs, where it can be told."""
+    measured = measure_alone(
+        model, paired, data, threads=threads, progress=progress, scaled=comparable
+    )
+    known = {label: one.outputs for label, one in measured.items()}
+    return {label: 10 ** (-db / 10) for label, db in known.items() if db is not None}
 
 
 def mixtures(layers: Mapping[str, Sequence[Choice]]) -> list[Assignment]:
@@ -93,28 +114,6 @@ def mixture(layers: Mapping[str, Sequence[Choice]], budget: float) -> Assignment
 def layer_options(assignment: Assignment, base: str = "w8") -> tuple[str, ...]:
     """Return --layer options for an assignment; layers of the base type need none."""
     return tuple(f"{name}={c.type}" for name, c in assignment.items() if c.type != base)
-
-
-def importance(
-    model: Model,
-    held: Held,
-    *,
-    threads: int = 1,
-    progress: Progress = untracked,
-    **options: Any,
-) -> dict[str, float]:
-    """Return, by layer, the noise share at the model's outputs per noise share at its own.
-
-    Measured on samples with one layer quantized at a time.
-    """
-    paired = [p for p in pairs(quantize(model, check=False, **options), model)[0] if p.weight_at]
-    measured = measure_alone(model, paired, held, threads=threads, progress=progress)
-    found = {}
-    for pair in paired:
-        mine = measured[pair.label]
-        if mine.layer is not None and mine.outputs is not None:
-            found[pair.label] = 10 ** ((mine.layer - mine.outputs) / 10)
-    return found
 
 
 def _cost(pair: Pair, kind: str, cost: str, n_macs: int) -> float:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from signal import SIGINT
 from typing import Any
@@ -20,12 +20,13 @@ from qtool.errors import FormatError, QtoolError, UsageError
 from qtool.formats.atomic import replacing
 from qtool.metrics import REFERENCE
 from qtool.model import Json, Model, fingerprint
+from qtool.quant.knapsack import Choice
 from qtool.registry import lookup
 from qtool.runtime.memory import peak_bytes, resident_bytes, session_bytes
-from qtool.stages._ladder import BASE, GOALS, ladder
+from qtool.stages._ladder import BASE, GOALS, ladder, read_choices
 from qtool.stages._pipeline import commands
 from qtool.stages._search import Search, Setting, Trial, curve, log, search
-from qtool.stages._trials import Journal, Progress, TimeUp, key_of, read_numbers, until
+from qtool.stages._trials import Journal, Progress, TimeUp, key_of, until
 from qtool.stages.calibrate import calibrate, untracked
 from qtool.stages.evaluate import (
     available_cores,
@@ -34,11 +35,11 @@ from qtool.stages.evaluate import (
     samples_for,
     task_for,
 )
-from qtool.stages.mixed import importance
+from qtool.stages.mixed import choices
 from qtool.stages.sensitivity import finite
 
 MOST_TRIALS = 8
-HELD = 16  # samples that tell how much each layer's noise matters
+HELD = 16  # samples that tell what each type of each layer loses
 EVERY = 4  # of one data set, each EVERY-th sample calibrates and the others measure
 
 
@@ -92,10 +93,10 @@ def tune(
 ) -> Tuning:
     """Write the best quantized model whose metric drops by at most max_drop to output.
 
-    Layers get float, 8 or 4-bit weights (goal size) or float or integers (goal latency). The
-    predicted loss of each and a knapsack make a ladder of candidates, in which bisection with at
-    most `trials` paired evaluations looks for the cheapest one inside the budget. output always
-    holds the best so far, OUTPUT.tune/ the journal: the same call again goes on where it was.
+    Layers get float, 8 or 4-bit weights (goal size) or float or integers (goal latency). What each
+    loses alone and a knapsack make a ladder of candidates, in which at most `trials` paired
+    evaluations look for the cheapest one inside the budget. output always holds the best so far,
+    OUTPUT.tune/ the journal: the same call again goes on where it was.
 
     data: as for open_samples. calibration: samples to calibrate on; by default each EVERY-th of
     data, and the others measure. sampling: more options of open_samples. options: of quantize, for
@@ -160,8 +161,7 @@ def _prepared(model: Model, setting: Setting, evaluation: dict[str, Any]) -> tup
     _try_one(model, setting, evaluation)
     _make_folder(setting.folder)
     path, calibrated = _calibrated(model, setting)
-    shares = _importance(calibrated, setting)
-    candidates, first = ladder(calibrated, goal=setting.goal, importance=shares, **setting.options)
+    candidates, first = ladder(_choices(calibrated, setting))
     task = {
         "model": str(path), "hash": key_of(path.stem, state_of(measures)),
         "data": {**setting.opened, "data": measures},
@@ -246,19 +246,24 @@ def _calibrated(model: Model, setting: Setting) -> tuple[Path, Model]:
     return path, formats.load(path)
 
 
-def _importance(model: Model, setting: Setting) -> dict[str, float]:
-    """Return how much the noise of each layer matters at the outputs; measured once."""
+def _choices(model: Model, setting: Setting) -> dict[str, list[Choice]]:
+    """Return what each type costs and loses in each layer; measured once."""
     source, opened = setting.split[0] or setting.split[1], setting.opened
-    facts = fingerprint(model), source, state_of(source), opened, setting.options, HELD
-    path = setting.folder / f"importance-{key_of(*facts)[:16]}.json"
-    known = read_numbers(path)
+    cost, types = GOALS[setting.goal]
+    read = source, state_of(source), opened, HELD
+    key = key_of(fingerprint(model), read, setting.options, cost, types)[:16]
+    path = setting.folder / f"choices-{key}.json"
+    known = read_choices(path)
     if known is not None:
         return known
-    held = hold(samples_for(model, data=source, metric="agreement", **opened), HELD)
-    watched = until(setting.deadline, setting.progress)
-    found = importance(model, held, threads=setting.threads, progress=watched, **setting.options)
+    data = hold(samples_for(model, data=source, metric="agreement", **opened), HELD)
+    found = choices(
+        model, types=types, cost=cost, data=data, threads=setting.threads,
+        progress=until(setting.deadline, setting.progress), **setting.options,
+    )  # fmt: skip
     with replacing(path) as file:
-        file.write(json.dumps(found, indent=1).encode())
+        plain = {name: [astuple(choice) for choice in made] for name, made in found.items()}
+        file.write(json.dumps(plain, indent=1).encode())
     return found
 
 

@@ -294,7 +294,7 @@ def test_costs_that_hardly_differ_are_not_tried():
 def test_the_ladder_has_all_int8_and_loses_more_from_one_to_the_next(net, tmp_path):
     calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
 
-    found, first = ladder(calibrated, goal="size", importance={})
+    found, first = ladder(mixed.choices(calibrated, types=("float", "w8", "w4")))
 
     assert found[first].layers == ()
     assert all(a.loss < b.loss for a, b in itertools.pairwise(found))
@@ -312,8 +312,8 @@ def test_the_curve_has_no_beaten_trial():
 
 def test_a_mixture_within_a_budget_computes_nearly_the_same(net, tmp_path):
     calibrated = calibrate(net, data=samples(net, tmp_path), gram=True)
-    weights = mixed.importance(calibrated, hold(samples(net, tmp_path), 8))
-    known = mixed.choices(calibrated, types=("float", "w8", "w4"), importance=weights)
+    data = hold(samples(net, tmp_path), 8)
+    known = mixed.choices(calibrated, types=("float", "w8", "w4"), data=data)
     whole = sum(max(c.cost for c in choices) for choices in known.values())
 
     found = mixed.mixture(known, whole / 6)
@@ -398,7 +398,7 @@ def test_a_journal_entry_that_is_no_result_is_lost(tmp_path, damage):
     assert set(Journal(path).found) == {"other"}
 
 
-@pytest.mark.parametrize("name", ["importance-*.json", "calibrated-*.qtm"])
+@pytest.mark.parametrize("name", ["choices-*.json", "calibrated-*.qtm"])
 def test_a_damaged_file_of_the_folder_is_made_again(net, asked, tmp_path, name):
     first = tune(net, **asked, trials=1)
     (path,) = (tmp_path / "best.onnx.tune").glob(name)
