@@ -60,9 +60,9 @@ def plan_passes(
 def _bytes(layers: Sequence[Layer], threads: int, base_bytes: int) -> int:
     states = {layer.what: layer.state_bytes for layer in layers}
     scratch = max(layer.scratch_bytes for layer in layers)
-    kept = min(scratch, KEPT_BYTES)  # by the allocator, after the last sample
+    kept = threads * min(scratch, KEPT_BYTES)  # by the allocator, what smaller layers took
     copied = max(states.values())  # when a matrix is finished
-    return base_bytes + sum(states.values()) + max(threads * scratch, threads * kept + copied)
+    return base_bytes + sum(states.values()) + kept + max(threads * scratch, copied)
 
 
 def megabytes(n_bytes: int) -> str:
