@@ -45,8 +45,9 @@ def quantize(
     """Return the model with integers where `options` (the fields of Options) say.
 
     mode static needs statistics, in the model or given, or data (samples), which calibrates on
-    the way. Every node that stays in float carries the reason in its metadata. check loads the
-    result in onnxruntime and runs it once: by default up to a gigabyte.
+    the way; mode weight-only rounds by data where there is some. Every node that stays in float
+    carries the reason in its metadata. check loads the result in onnxruntime and runs it once: by
+    default up to a gigabyte.
 
     Raises:
         UsageError: an option is unknown or contradicts another.
@@ -95,6 +96,8 @@ def _quantized(
     if mode == "dynamic":
         return quantize_dynamic(model, options)
     if mode == "weight-only":
+        if data is not None and model.statistics is None and options.rounding != "nearest":
+            model = _with_grams(model, data, threads, progress)
         return quantize_weights(model, options, decisions, threads)
     return quantize_without_statistics(model, options)
 
@@ -128,8 +131,13 @@ def _static(
 
 def _check(model: Model, options: Options, mode: str, data: Any) -> None:
     """Refuse or mention what does not go with the mode."""
-    if data is not None and mode != "static":
+    rounds = mode == "weight-only" and options.rounding != "nearest"
+    if data is not None and mode != "static" and not rounds:
         log.warning("the samples are not used: none are needed for mode %s", mode)
+    if mode == "static" and options.block_size:
+        raise UsageError(
+            "--block-size goes with --mode weight-only; with --data or statistics it is static"
+        )
     for option, value in BY_DATA:
         if getattr(options, option) == value and (mode != "static" or data is None):
             raise UsageError(f"--{option} {value} is for static quantization: give --data")
@@ -161,6 +169,17 @@ def _calibrated(
     return calibrate(
         model, data=data, threads=threads, gram=gram, tensors=tensors, progress=progress
     )
+
+
+def _with_grams(model: Model, data: Any, threads: int, progress: Progress) -> Model:
+    """Return the model with Gram matrices alone, by which weights are rounded."""
+    if _gram_bytes(model) > GRAM_BYTES:
+        log.warning(
+            "the samples are not used: Gram matrices of all layers would take %.1f GB; "
+            "qtool calibrate --gram --memory SIZE sums them in parts", _gram_bytes(model) / 1e9,
+        )  # fmt: skip
+        return model
+    return calibrate(model, data=data, threads=threads, gram=True, tensors=(), progress=progress)
 
 
 def _gram_bytes(model: Model) -> int:

@@ -8,7 +8,7 @@ import qtool
 from qtool.data import open_samples
 from qtool.errors import UsageError
 from qtool.formats import load
-from qtool.model import array
+from qtool.model import Model, array, fingerprint
 from qtool.quant.pair_sums import hazards
 from qtool.runtime.ort import OrtSession
 
@@ -79,6 +79,34 @@ def test_rounding_weights_only_by_the_gram_matrix_errs_less(calibrated, weights,
     )
 
     assert auto < 0.6 * nearest
+
+
+def test_weights_only_are_rounded_by_samples_as_by_their_gram_matrices(calibrated):
+    model, data = calibrated
+    options = {"mode": "weight-only", "weights": "int4", "block_size": 4}
+    plain = Model(model.ir)
+
+    by_data, by_grams = (
+        qtool.quantize(one, data=given, **options) for one, given in ((plain, data), (model, None))
+    )
+
+    assert fingerprint(by_data) == fingerprint(by_grams)
+
+
+@pytest.mark.parametrize(("mode", "rounding"), [("weight-only", "nearest"), ("dynamic", "auto")])
+def test_samples_that_nothing_uses_are_mentioned(calibrated, caplog, mode, rounding):
+    model, data = calibrated
+
+    qtool.quantize(Model(model.ir), data=data, mode=mode, rounding=rounding)
+
+    assert "the samples are not used" in caplog.text
+
+
+def test_blocks_with_samples_need_the_mode(calibrated):
+    model, data = calibrated
+
+    with pytest.raises(UsageError, match="--block-size goes with --mode weight-only"):
+        qtool.quantize(model, data=data, weights="int4", block_size=32)
 
 
 def test_three_bits_use_eight_values(calibrated):
