@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
+SVG = {"svg.fonttype": "none", "svg.hashsalt": "qtool", "font.size": 10}
 STYLES: dict[str, tuple[str, str]] = {  # way -> marker, colour
     "qtool": ("D", "#c4572b"),
     "qtool plain": ("d", "#e3a285"),
@@ -30,8 +31,7 @@ def plot(figures: list[dict[str, Any]]) -> str:
     shown = [f for f in figures if f["way"] in STYLES and "failed" not in f]
     shown = [f for f in shown if f["model"] != "autoencoder"]  # an error, not classes
     names = list(dict.fromkeys(f["model"] for f in shown))
-    style = {"svg.fonttype": "none", "svg.hashsalt": "qtool", "font.size": 10}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(SVG):
         figure, (changed, drop) = pyplot.subplots(
             1, 2, figsize=(10, 0.6 * len(names) + 1.9), sharey=True, layout="constrained"
         )
@@ -63,7 +63,12 @@ def plot(figures: list[dict[str, Any]]) -> str:
                 axes.axhline(edge + 0.5, color="#eee", linewidth=1)
         drop.axvline(0, color="#888", linewidth=1)
         figure.legend(loc="outside upper center", ncols=4, frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-        pyplot.close(figure)
+        return svg_text(figure)
+
+
+def svg_text(figure: Any) -> str:
+    """Return a finished figure as SVG, the same each time."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"

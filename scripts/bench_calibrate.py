@@ -4,7 +4,7 @@
 On two models of the zoo (QTOOL_ZOO) with real samples: time per sample over plain onnxruntime
 inference, rounds of all contestants in turn; peak memory for few and many samples, each in a
 process of its own; and the time of all range methods on all tensors. One JSON line per case on
-standard output, then a table on standard error. README's figures are made from this.
+standard output, then a table on standard error. docs/statistics.md has figures.
 """
 
 from __future__ import annotations
