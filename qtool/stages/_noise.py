@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -89,10 +89,15 @@ def noise_of(pair: Pair, statistics: Statistics) -> Noise | None:
     if pair.weight is None:
         return None if y is None else Noise(power(y), 0.0, incoming, output)
     made = _weighted(pair, statistics, incoming, _first_input(pair, known))
-    if made is None or y is None:
-        return made and replace(made, output=output)
-    active = 1 - y.n_zeros / y.count if pair.clamps and y.count else 1.0
-    signal = power(y)
+    if made is None:
+        return None
+    if y is None:
+        signal, active = _clamped(pair, statistics) or (made.signal, 1.0)
+        joined = _joined(pair, known)
+        output = Error() if joined is None else grid_error(joined, pair.output_qparams)
+    else:
+        signal = power(y)
+        active = 1 - y.n_zeros / y.count if pair.clamps and y.count else 1.0
     return Noise(
         signal,
         made.weights * active,
@@ -178,6 +183,37 @@ def _carried(weight: Float64, h: Float64, n_rows: int) -> float | None:
     apart = float(np.einsum("gmk,gk->", weight**2, variances))
     strength = float(np.trace(h[:, :-1, :-1], axis1=1, axis2=2).sum() / variances.sum())
     return math.sqrt(apart * quadratic(weight, moving)) * strength / n_rows
+
+
+def _clamped(pair: Pair, statistics: Statistics) -> tuple[float, float] | None:
+    """Return signal and share of elements above 0 behind the clamps of an output never observed.
+
+    Each channel counts as normal, with the mean and the variance that H tells.
+    """
+    gram = statistics.grams.get(pair.node.outputs[0].name or "")
+    given = array(pair.node.inputs[pair.weight_at or 0])
+    real = None if given is None else rows(pair.node, given)
+    if not pair.clamps or gram is None or real is None or gram.size != real.shape[-1] + 1:
+        return None
+    h = matrix(gram) / max(gram.count, 1)
+    values = np.concatenate([real, _biases(pair, real.shape[:2])[0]], axis=2)
+    mean = np.einsum("gmk,gk->gm", values, h[:, :, -1])
+    square = np.einsum("gmk,gmk->gm", values @ h, values)
+    spread = np.sqrt(np.maximum(square - mean**2, 1e-30))
+    above = 0.5 * (1 + np.vectorize(math.erf)(mean / spread / math.sqrt(2)))
+    edge = np.exp(-0.5 * (mean / spread) ** 2) / math.sqrt(2 * math.pi)
+    return float(np.mean(square * above + mean * spread * edge)), float(above.mean())
+
+
+def _joined(pair: Pair, known: Mapping[str, TensorStatistics]) -> TensorStatistics | None:
+    """Return the statistics of the Concat that reads the output of a pair, if any does."""
+    value: ir.Value | None = pair.node.outputs[0]
+    for _ in range(len(pair.clamps)):
+        users = [] if value is None else value.consumers()
+        value = users[0].outputs[0] if users else None
+    readers = [] if value is None else value.consumers()
+    names = [u.outputs[0].name or "" for u in readers if u.op_type == "Concat"]
+    return next((known[name] for name in names if name in known), None)
 
 
 def quadratic(values: Float64, h: Float64) -> float:

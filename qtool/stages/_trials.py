@@ -35,6 +35,8 @@ class TimeUp(QtoolError):
 def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
     """Return what a candidate is worth: quantize, write the artifact, evaluate it paired.
 
+    An artifact that is there, of a search that was stopped while it measured, is taken as it is.
+
     task: model (path of the calibrated model), options (of quantize), artifact (path to write),
     calibration (of samples_for: what biases are corrected on; or None), data (of samples_for: what
     measures), evaluation (of evaluate), deadline (seconds since 1970, or None).
@@ -47,8 +49,9 @@ def run_trial(task: Task, progress: Progress | None = None) -> dict[str, Any]:
 
     start = time.monotonic()
     model, reference = opened(task["model"])
-    candidate = quantized(model, task, progress)
-    formats.save(candidate, task["artifact"])
+    if not os.path.isfile(task["artifact"]):  # a search that was stopped while it measured
+        formats.save(quantized(model, task, progress), task["artifact"])
+    candidate = formats.load(task["artifact"])
     evaluation = dict(task["evaluation"])
     asked = {k: evaluation.get(k) for k in ("metric", "target")}
     report = evaluate(

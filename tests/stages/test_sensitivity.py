@@ -251,3 +251,29 @@ def test_weights_rounded_to_the_nearest_are_told_of_descent(rng, tmp_path, round
     remedies = [cause.remedy for cause in _of_weights(found[0])]
 
     assert ("--rounding descent" in remedies) is told
+
+
+def test_an_output_that_was_never_observed_is_predicted_as_well(rng, tmp_path):
+    model = model_of(
+        """
+        net (float[n, 4, 8, 8] x, float[8,4,1,1] w, float[8,4,3,3] v, float[4,16,1,1] u)
+            => (float[n, 4, 8, 8] y) {
+            a = Conv(x, w)
+            b = Relu(a)
+            c = Conv<pads = [1,1,1,1]>(x, v)
+            d = Relu(c)
+            e = Concat<axis = 1>(b, d)
+            y = Conv(e, u)
+        }
+        """,
+        w=rng.normal(size=(8, 4, 1, 1)).astype(np.float32),
+        v=rng.normal(size=(8, 4, 3, 3)).astype(np.float32),
+        u=rng.normal(size=(4, 16, 1, 1)).astype(np.float32),
+    )
+    net = with_samples(model, rng.normal(size=(16, 4, 8, 8)).astype(np.float32), tmp_path)
+
+    found = sensitivity(calibrate(model, data=net.samples, gram=True), data=net.samples)
+
+    for name in ("a", "c"):
+        layer = next(one for one in found.layers if one.name == name)
+        assert layer.sqnr == pytest.approx(layer.measured_sqnr, abs=1.5)
