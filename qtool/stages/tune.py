@@ -39,7 +39,7 @@ from qtool.stages.mixed import choices
 from qtool.stages.sensitivity import finite
 
 MOST_TRIALS = 8
-HELD = 16  # samples that tell what each type of each layer loses
+HELD = 32  # samples that tell what each type of each layer loses
 EVERY = 4  # of one data set, each EVERY-th sample calibrates and the others measure
 
 
@@ -247,8 +247,11 @@ def _calibrated(model: Model, setting: Setting) -> tuple[Path, Model]:
 
 
 def _choices(model: Model, setting: Setting) -> dict[str, list[Choice]]:
-    """Return what each type costs and loses in each layer; measured once."""
-    source, opened = setting.split[0] or setting.split[1], setting.opened
+    """Return what each type costs and loses in each layer; measured once.
+
+    On samples that did not calibrate: weights of few bits fit those better than any others.
+    """
+    source, opened = setting.split[1], setting.opened
     cost, types = GOALS[setting.goal]
     read = source, state_of(source), opened, HELD
     key = key_of(fingerprint(model), read, setting.options, cost, types)[:16]
