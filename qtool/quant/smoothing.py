@@ -9,7 +9,9 @@ that read x, and 1 (none) is among the candidates. Shape legend: x (..., K), W (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,21 +20,27 @@ import onnx_ir as ir
 
 from qtool.model import Model, Names, add_initializer, array, attribute
 
+log = logging.getLogger("qtool")
+
 Float64 = npt.NDArray[np.float64]
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-LEAST_GAIN = 0.5  # dB of the predicted error, below which nothing is moved
-LARGEST = 1e4  # factor, either way
+CLIPS = tuple(1 - i / 20 for i in range(14))  # shares of the full range that are tried
+LEAST_GAIN = 1.0  # dB of the predicted error, below which nothing is moved
+LARGEST = 1e4  # factor
+TINY = 1e-30
+STEPS = 16  # factors are 2 ** (k / STEPS): rounding errors cannot change them, and they are written
+KEY = "qtool.smoothed"  # in a model's metadata: the k of each tensor's channels, as JSON
 LINEAR = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
-class Channels:
-    """What is known of the channels of x, each (K,): the ends, and the mean square."""
+class Precision:
+    """How what reads a tensor is quantized: steps of activations and of half the weights."""
 
-    low: Float64
-    high: Float64
-    square: Float64
+    levels: int = 255
+    weight_levels: int = 127
+    per_channel: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,12 @@ class Site:
     def name(self) -> str:
         """The name of the tensor."""
         return self.value.name or ""
+
+    @property
+    def in_weights(self) -> bool:
+        """Whether 1 / t goes into the weights of a linear layer."""
+        values = [array(node.inputs[index]) for node, index, _ in self.folds]
+        return any(v is not None and v.ndim > 1 for v in values)
 
     def weights(self) -> list[Float64]:
         """Return what the readers multiply with, each (K, M)."""
@@ -84,43 +98,78 @@ class Smoothing:
     factors: Float64
 
 
-def chosen_for(site: Site, known: Channels, *, levels: int, weight_levels: int) -> Smoothing | None:
-    """Return what has the least predicted error; None where no strength gains LEAST_GAIN dB."""
+def chosen_for(site: Site, samples: Sequence[Float64], precision: Precision) -> Smoothing | None:
+    """Return what gains most; None where no strength gains LEAST_GAIN dB of the predicted error.
+
+    samples: rows x of the tensor, (N, K) each. Factors follow from every other sample, and the
+    error is that of the others, in the range of all, for what was not seen may be wide where the
+    seen was not; then the other way round. The lesser gain of both counts.
+    """
     weights = site.weights()
-    reach = np.maximum(np.abs(known.low), np.abs(known.high))
     largest = np.max([np.abs(w).max(1) for w in weights], axis=0)
-    plain = np.ones(len(reach))
+    halves = [np.concatenate(samples[start::2]) for start in (0, 1) if samples[start::2]]
+    gains = [
+        _gains(weights, largest, fit, held, precision)
+        for fit, held in zip(halves, halves[::-1], strict=True)
+    ]
+    gain = np.min(gains, axis=0)
+    best = int(np.argmax(gain))
+    if gain[best] < LEAST_GAIN:
+        return None
+    return Smoothing(STRENGTHS[best], factors(np.concatenate(samples), largest, STRENGTHS[best]))
+
+
+def _gains(
+    weights: Sequence[Float64], largest: Float64, fit: Float64, held: Float64, precision: Precision
+) -> Float64:
+    """Return by how many dB each strength lowers the predicted error of rows held."""
+    tried = (np.ones(fit.shape[1]), *(factors(fit, largest, a) for a in STRENGTHS))
+    errors = np.array([predicted(weights, fit, held, t, precision) for t in tried])
+    return np.asarray(10 * np.log10((errors[0] + TINY) / (errors[1:] + TINY)))
+
+
+def factors(x: Float64, largest: Float64, strength: float) -> Float64:
+    """Return t (K,) of rows x and the largest weight of each channel.
+
+    A common factor changes nothing, so half of the channels have 1, and none has less: a narrow
+    channel that is widened would be clipped where another sample has more of it.
+    """
+    reach = np.abs(x).max(0)
     live = (reach > 0) & (largest > 0)
-    if not live.any():
-        return None
-    made = []
-    for strength in STRENGTHS:
-        t = np.where(live, reach, 1.0) ** strength / np.where(live, largest, 1.0) ** (1 - strength)
-        t = t / np.exp(np.log(t[live]).mean())  # a common factor changes nothing
-        made.append(np.where(live, np.clip(t, 1 / LARGEST, LARGEST), 1.0))
-    errors = [predicted(weights, known, t, levels, weight_levels) for t in (plain, *made)]
-    best = int(np.argmin(errors[1:]))
-    if errors[best + 1] <= 0 or 10 * np.log10(errors[0] / errors[best + 1]) < LEAST_GAIN:
-        return None
-    return Smoothing(STRENGTHS[best], made[best])
+    t = np.ones(len(reach))
+    if live.any():
+        t[live] = reach[live] ** strength / largest[live] ** (1 - strength)
+        t[live] = np.clip(t[live] / np.median(t[live]), 1.0, LARGEST)
+    return np.asarray(np.exp2(np.rint(np.log2(t) * STEPS) / STEPS))
 
 
 def predicted(
-    weights: list[Float64], known: Channels, t: Float64, levels: int, weight_levels: int
+    weights: Sequence[Float64], fit: Float64, held: Float64, t: Float64, precision: Precision
 ) -> float:
-    """Return the mean square error of all outputs with x / t and t W rounded to the nearest.
+    """Return the mean square error of all outputs, with x / t and t W rounded, for rows held.
 
-    Rounding errors are independent and uniform, so of x x^T only the diagonal counts.
+    Of the range of both as much is used as is best for fit (the range method mse). The mean of
+    what rounding the weights costs goes into the bias; errors of channels are independent.
     """
-    low, high = min((known.low / t).min(), 0.0), max((known.high / t).max(), 0.0)
-    step = (high - low) / levels
-    total = 0.0
-    for weight in weights:
-        scaled = weight * t[:, None]
-        steps = np.abs(scaled).max(0) / weight_levels  # of each output
-        total += float(np.square(steps).sum() / 12 * (known.square / np.square(t)).sum())
-        total += float(np.square(scaled).sum() * step**2 / 12)
-    return total
+    scaled = [weight * t[:, None] for weight in weights]
+    share = sum(np.square(w).sum(1) for w in scaled)
+    seen, other = fit / t, held / t
+    ends = np.array([min(seen.min(), other.min(), 0.0), max(seen.max(), other.max(), 0.0)])
+    alike = np.ones(len(t))
+    clip = min(CLIPS, key=lambda c: _rounding(seen, ends * c, precision.levels, alike))
+    steps = [np.abs(w).max(0 if precision.per_channel else None) for w in scaled]
+    counts = [w.shape[1] if np.ndim(s) == 0 else 1 for w, s in zip(scaled, steps, strict=True)]
+    noise = sum(np.square(s).sum() * n for s, n in zip(steps, counts, strict=True))
+    by_weights = noise / precision.weight_levels**2 / 12 * other.var(0).sum()
+    return float(by_weights + _rounding(other, ends * clip, precision.levels, share))
+
+
+def _rounding(x: Float64, ends: Float64, levels: int, share: Float64) -> float:
+    """Return the error of rows x in this range, each channel's by its share."""
+    step = max(float(ends[1] - ends[0]), TINY) / levels
+    low = np.rint(ends[0] / step)
+    error = np.clip(np.rint(x / step), low, low + levels) * step - x
+    return float(np.square(error).mean(0) @ share)
 
 
 def smoothed(model: Model, chosen: Mapping[str, Float64]) -> Model:
@@ -136,7 +185,38 @@ def smoothed(model: Model, chosen: Mapping[str, Float64]) -> Model:
         for node in site.readers:
             axis = 1 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 0
             _multiply(result.graph, names, node, 1, axis, t)
+    steps = {n: np.rint(np.log2(t) * STEPS).astype(int).tolist() for n, t in chosen.items()}
+    result.ir.metadata_props[KEY] = json.dumps(steps, separators=(",", ":"))
     return result
+
+
+def aligned(reference: Model, model: Model) -> Model:
+    """Return the reference smoothed as the model is, so that tensors of one name are the same.
+
+    A model without a record gives the reference itself, and so does, with a warning, a reference
+    of other tensors.
+    """
+    text = model.ir.metadata_props.get(KEY)
+    if text is None or KEY in reference.ir.metadata_props:
+        return reference
+    chosen = _recorded(text, {s.name: len(s.weights()[0]) for s in sites(reference)})
+    if chosen is not None:
+        return smoothed(reference, chosen)
+    log.warning(
+        "the model is smoothed, and the reference has not the tensors to do the same to: what is "
+        "said of single layers does not hold; give the model that was quantized"
+    )
+    return reference
+
+
+def _recorded(text: str, depths: Mapping[str, int]) -> dict[str, Float64] | None:
+    """Return the factors that a record says; None if it is damaged or of other tensors."""
+    try:
+        steps = {name: np.array(k, np.int16) for name, k in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return None
+    fits = all(k.shape == (depths.get(n),) and np.abs(k).max() < 1 << 10 for n, k in steps.items())
+    return {name: np.exp2(k / STEPS) for name, k in steps.items()} if fits else None
 
 
 def _multiply(

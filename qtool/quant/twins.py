@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qtool.model import BatchNormStatistics, Model
+from qtool.quant import smoothing
 from qtool.quant.chains import Chain, chains
 from qtool.quant.equalize import ChannelStatistics, problem
 from qtool.quant.equalizers.noise import importance
@@ -168,9 +169,9 @@ def _copied(
 def aligned(reference: Model, model: Model, *, fold: bool = False) -> Model:
     """Return the reference with its channels scaled and copied as those of the model are.
 
-    So tensors of one name hold the same numbers; see also qtool.quant.equalize.aligned.
+    So tensors of one name hold the same numbers: qtool.quant.rescale.aligned, then smoothing's.
     """
-    result = aligned_factors(reference, model, fold=fold)
+    result = smoothing.aligned(aligned_factors(reference, model, fold=fold), model)
     text = model.ir.metadata_props.get(KEY)
     if text is None or KEY in reference.ir.metadata_props:
         return result

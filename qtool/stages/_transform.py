@@ -31,8 +31,9 @@ def transformed(
     if asked.equalizer or asked.absorber:
         reference, model = rescale(model, asked, decisions, data=data, threads=threads)
     if options.smooth == "auto" and KEY not in model.ir.metadata_props:
-        given = {"activations": options.activations, "weights": options.weights}
-        reference, model = smooth(reference, model, decisions, data=data, threads=threads, **given)
+        reference, model = smooth(
+            reference, model, decisions, data=data, threads=threads, options=options
+        )
     if options.wants_twins and small:
         levels = {"activations": options.activations}
         return give_twins(reference, model, decisions, data=data, threads=threads, **levels)

@@ -7,8 +7,17 @@ from onnx import helper, numpy_helper
 
 import qtool
 from qtool.data import open_samples
-from qtool.formats import load
-from qtool.quant.smoothing import Channels, Site, chosen_for, predicted, sites, smoothed
+from qtool.formats import load, save
+from qtool.quant.smoothing import (
+    KEY,
+    Precision,
+    Site,
+    aligned,
+    chosen_for,
+    predicted,
+    sites,
+    smoothed,
+)
 from qtool.runtime.ort import OrtSession
 
 D = 16
@@ -114,23 +123,70 @@ def site_of(weight):
     return Fixed(None, [], [])
 
 
+def rows_of(rng, size, n=64):
+    """Samples of one row each, of channels of these sizes."""
+    return list((rng.standard_normal((n, len(size))) * size)[:, None])
+
+
 def test_none_is_taken_where_channels_are_alike(rng):
     weight = rng.standard_normal((8, 5))
     weight /= np.abs(weight).max(1, keepdims=True)
-    alike = Channels(np.full(8, -1.0), np.full(8, 1.0), np.full(8, 0.3))
 
-    assert chosen_for(site_of(weight), alike, levels=255, weight_levels=127) is None
+    assert chosen_for(site_of(weight), rows_of(rng, np.ones(8)), Precision()) is None
 
 
-def test_the_strength_chosen_lowers_the_predicted_error(rng):
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_the_strength_chosen_lowers_the_predicted_error(rng, per_channel):
     weight = rng.standard_normal((8, 5))
-    high = np.array([1.0, 1, 1, 50, 1, 1, 1, 1])
-    known = Channels(-high, high, high**2 / 9)
+    rows = rows_of(rng, np.array([1.0, 1, 1, 50, 1, 1, 1, 1]))
+    precision = Precision(per_channel=per_channel)
 
-    t = chosen_for(site_of(weight), known, levels=255, weight_levels=127).factors
+    t = chosen_for(site_of(weight), rows, precision).factors
 
-    one, other = (predicted([weight], known, f, 255, 127) for f in (np.ones(8), t))
+    x = np.concatenate(rows)
+    one, other = (predicted([weight], x, x, f, precision) for f in (np.ones(8), t))
     assert other < 0.2 * one
+
+
+def test_what_few_samples_have_is_not_widened(rng):
+    weight = rng.standard_normal((8, 5))
+    rows = rows_of(rng, np.array([1.0, 1, 1, 50, 1, 1, 1e-3, 1]))
+
+    t = chosen_for(site_of(weight), rows, Precision()).factors
+
+    assert t.min() == 1.0
+    assert t[6] == 1.0
+    assert t[3] > 2.0
+
+
+def test_a_gain_on_one_half_of_the_samples_only_is_none(rng):
+    weight = rng.standard_normal((8, 5))
+    size = np.array([1.0, 1, 1, 50, 1, 1, 1, 1])
+    rows = [row if i % 2 else row / size for i, row in enumerate(rows_of(rng, size))]
+
+    assert chosen_for(site_of(weight), rows, Precision()) is None
+
+
+def test_the_prediction_is_the_error_of_rounded_products(rng):
+    weight, rows = rng.standard_normal((64, 256)), rng.standard_normal((256, 64))
+    t = rng.uniform(1, 3, 64)
+    scaled, x = weight * t[:, None], rows / t
+    step = (x.max() - x.min()) / 255
+    half = np.abs(scaled).max(0) / 127
+    made = np.rint(x / step) * step @ (np.rint(scaled / half) * half)
+
+    found = predicted([weight], rows, rows, t, Precision())
+
+    assert found == pytest.approx(np.square(made - rows @ weight).sum(1).mean(), rel=0.15)
+
+
+def test_with_one_scale_per_weight_rows_of_weights_do_not_shrink(block):
+    model, data = block(60.0)
+
+    found = qtool.quantize(model, data=data, per_channel=False).history[-1].decided["smooth"]
+
+    assert {site.name for site in sites(model) if site.in_weights} == {"h"}
+    assert set(found) <= {"n1", "n2"}
 
 
 def test_products_of_few_bits_are_fitted_layer_after_layer(block):
@@ -143,3 +199,39 @@ def test_products_of_few_bits_are_fitted_layer_after_layer(block):
     ]
 
     assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("ending", ["onnx", "qtm"])
+def test_layers_of_a_smoothed_model_are_compared_with_the_smoothed_reference(
+    block, tmp_path, ending
+):
+    model, data = block(60.0)
+    save(qtool.quantize(model, data=data), tmp_path / f"q.{ending}")
+
+    found = qtool.verify(load(tmp_path / f"q.{ending}"), reference=model, data=data)
+
+    known = [layer.sqnr for layer in found.layers if layer.sqnr is not None]
+    assert known
+    assert min(known) > 15
+
+
+def test_a_reference_is_smoothed_by_what_the_model_records(block):
+    model, data = block(60.0)
+    made = smoothed(model, {"n1": np.exp2(np.arange(D) / 16), "h": np.ones(32)})
+
+    same = aligned(model, made)
+
+    for name in ("n1", "y"):
+        want, got = (OrtSession(m, outputs=[name]).run(data[0].feeds)[name] for m in (made, same))
+        np.testing.assert_array_equal(want, got)
+    assert aligned(model, model) is model
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"n1":[1]}', '{"none":[1]}', '{"n1":"b"}'])
+def test_a_record_that_does_not_fit_is_mentioned_and_ignored(block, record, caplog):
+    model, _ = block(1.0)
+    changed = model.copy()
+    changed.ir.metadata_props[KEY] = record
+
+    assert aligned(model, changed) is model
+    assert "the reference has not the tensors" in caplog.text
