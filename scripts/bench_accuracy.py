@@ -138,6 +138,28 @@ def cost(found: dict[str, Any]) -> str:
 CELLS = {"metric, agreement": answer, "drop, 95 % interval": drop, "time, size": cost}
 
 
+def summary(found: dict[tuple[str, str], dict[str, Any]], names: list[str]) -> str:
+    """Return qtool's figures beside the highest agreement of a peer, as a Markdown table."""
+    lines = [
+        "",
+        "| drop, agreement | float | qtool | best peer, by agreement | |",
+        "| --- " * 5 + "|",
+    ]
+    for name in names:
+        rivals = [found[name, way] for way in (*PEERS, *AFTER_ONNXSIM) if (name, way) in found]
+        rivals = [one for one in rivals if one.get("agreement") is not None]
+        if (name, "qtool") not in found or not rivals:
+            continue
+        ours, most = found[name, "qtool"], max(one["agreement"] for one in rivals)
+        best = [one for one in rivals if one["agreement"] == most]
+        first = min(best, key=lambda one: one["drop"])
+        ways = [one["way"] for one in best if not one["way"].startswith(SIMPLIFY)]
+        cells = [f"{one['drop']:.2f}, {one['agreement']:.2f} %" for one in (ours, first)]
+        tools = ", ".join(ways or [first["way"]])
+        lines.append(f"| {name} | {ours['reference']:.4g} | {' | '.join(cells)} | {tools} |")
+    return "\n".join(lines)
+
+
 def tables(found: dict[tuple[str, str], dict[str, Any]], names: list[str], ways: list[str]) -> str:
     """Return the figures as Markdown tables, then why tools failed."""
     lines = []
@@ -182,6 +204,7 @@ def main() -> None:
     names, ways = options.models or list(CASES), options.way or W8A8
     path = measure(names, ways, options.folder, options.peers_python, options.again)
     found = known(path)
+    print(summary(found, names))
     first = [way for way in ways if not way.startswith(SIMPLIFY)]
     for some in (first, [way for way in ways if way not in first]):
         if some:
