@@ -31,6 +31,7 @@ COST_HEAD = (
     "layer", "op", "form", "MACs ", "bytes ", "MACs/byte ", "bound by", "us ", "float ", "int8 ",
     "packed ", "uJ ", "float ", "int8 ", "packed ",
 )  # fmt: skip
+MOST_NAMES = 4
 HAZARD_HEAD = ("", "layer", "channels ", "largest sum ", "largest activation")
 
 
@@ -87,7 +88,7 @@ def cost_lines(found: Costs) -> Iterator[str]:
     yield from table(COST_HEAD, (_cost_row(layer) for layer in layers if layer.macs))
     for island in found.islands:
         yield (
-            f"island {', '.join(island.nodes)}: at least {1e3 * island.ms:.1f} us, in integers "
+            f"island {_named(island.nodes)}: at least {1e3 * island.ms:.1f} us, in integers "
             f"{1e3 * island.integer_ms:.1f} us"
         )
     for grid in found.grids:
@@ -95,6 +96,13 @@ def cost_lines(found: Costs) -> Iterator[str]:
             f"unfused {grid.op} of {grid.tensor} beside {grid.beside}: {grid.bytes:,} bytes, at "
             f"least {1e3 * grid.ms:.1f} us"
         )
+
+
+def _named(nodes: Sequence[str]) -> str:
+    """Return the names of an island, of a large one its ends only; --json has them all."""
+    if len(nodes) <= MOST_NAMES:
+        return ", ".join(nodes)
+    return f"{nodes[0]} .. {nodes[-1]} ({len(nodes)} nodes)"
 
 
 def _cost_row(layer: LayerCost) -> tuple[str, ...]:
@@ -110,6 +118,9 @@ def hazard_lines(found: Sequence[Hazard]) -> Iterator[str]:
     """Yield the lines of hazards, the layer of most channels first."""
     from qtool.cli.inspect_text import table
 
+    if not found:
+        yield "layers: none multiplies 8-bit integers: give what qtool quantize wrote"
+        return
     bad = [h for h in found if h.channels]
     channels, whole = sum(len(h.channels) for h in bad), sum(h.n_channels for h in found)
     yield f"layers: {len(bad)} of {len(found)} can saturate int16 sums of two products"

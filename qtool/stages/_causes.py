@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from qtool.model import Statistics, TensorStatistics, array
 from qtool.qparams import DTYPES, QParams
+from qtool.quant.op_rules import rule_of
 from qtool.quant.pairs import Pair, consumers_through_moves
 from qtool.quant.selection import node_label
 from qtool.stages._noise import Error, Noise
@@ -31,7 +32,7 @@ UNUSED = 0.51  # a channel of weights that reaches only this part of its integer
 
 @dataclass(frozen=True)
 class Cause:
-    """What is wrong, in one of seven words, with the facts; remedy is options to paste."""
+    """What is wrong, in one of six terms, with the facts; remedy is options to paste."""
 
     name: str
     facts: str
@@ -232,12 +233,16 @@ def _tensor(pair: Pair, worst: str) -> tuple[str, QParams | None]:
 
 
 def _layer_that_reads(pair: Pair, worst: str) -> str:
-    """Return the layer whose activations are the noisy tensor: for an output, a reader of it."""
+    """Return the layer whose activations are the noisy tensor: for an output, a reader of it.
+
+    That has an integer form, for a float one could not ask for more bits: if need be the node
+    that only moves the elements.
+    """
     if worst == "output":
         value = (pair.clamps[-1] if pair.clamps else pair.node).outputs[0]
-        reader = next(iter(consumers_through_moves(value)), None)
-        if reader is not None:
-            return node_label(reader)
+        for reader in (*consumers_through_moves(value), *value.consumers()):
+            if rule_of(reader) is not None:
+                return node_label(reader)
     return pair.label
 
 

@@ -33,6 +33,10 @@ log = logging.getLogger("qtool")
 Types = Mapping[ir.Node, LayerType]
 
 
+class NothingQuantized(UnsupportedError):
+    """No node of a model has an integer form that ranges could be chosen for."""
+
+
 class Fitting(NamedTuple):
     """What fitting weights layer after layer needs: the float model, and samples run through it."""
 
@@ -53,7 +57,7 @@ def quantize_static(
 
     Raises:
         ModelError: the statistics lack a tensor, or the model is quantized already.
-        UnsupportedError: no node of it can be quantized.
+        NothingQuantized: no node of it can be quantized.
     """
     statistics = model.statistics
     if statistics is None:
@@ -97,7 +101,10 @@ def _planned(model: Model, result: Model, selection: Selection, options: Options
             raise ModelError(advice)
         log.warning("%s", advice)
     if not made.nodes:
-        raise UnsupportedError(f"no node can be quantized: {_summary(made)}")
+        raise NothingQuantized(
+            f"no node can be quantized: {_summary(made)}; --mode weight-only stores weights as "
+            "integers all the same"
+        )
     return made
 
 

@@ -8,25 +8,24 @@ from typing import Any
 
 from qtool.errors import ModelError, UsageError
 from qtool.model import Model, Statistics, all_nodes, fingerprint
+from qtool.quant.coverage import coverage
 from qtool.quant.qoperator import to_qoperator
 from qtool.runtime.trial import check_runs
-from qtool.shapes import infer_shapes
 from qtool.stages._correction import correct
 from qtool.stages._decisions import Decisions
+from qtool.stages._quantize_calibrate import calibrated, with_grams
 from qtool.stages._quantize_dynamic import (
     quantize_dynamic,
     quantize_weights,
     quantize_without_statistics,
 )
-from qtool.stages._quantize_static import Fitting, quantize_static
+from qtool.stages._quantize_static import Fitting, NothingQuantized, quantize_static
 from qtool.stages._transform import n_bytes, transformed
-from qtool.stages.calibrate import calibrate, cores, untracked
+from qtool.stages.calibrate import cores, untracked
 from qtool.stages.quantize_options import BY_BATCH_NORM, BY_DATA, BY_SAMPLES, Options
-from qtool.statistics.gram import gram_layers
 
 log = logging.getLogger("qtool")
 
-GRAM_BYTES = 1 << 30  # of Gram matrices that are summed without being asked for
 LARGE_BYTES = 1 << 30  # a model above this is run only on request
 
 Progress = Callable[..., Iterable[Any]]
@@ -90,14 +89,22 @@ def _quantized(
     mode, known = options.mode, model.statistics is not None or data is not None
     if mode == "static" or (mode == "auto" and known):
         decisions.say("mode", "static")
-        return _static(model, options, decisions, data, threads, progress)
+        try:
+            return _static(model, options, decisions, data, threads, progress)
+        except NothingQuantized as error:
+            result = None if mode == "static" else quantize_weights(model, options, decisions)
+            if result is None or not coverage(result).is_quantized:
+                raise
+            log.warning("%s: that is done here", error)
+            decisions.say("mode", "weight-only")
+            return result
     decisions.say("mode", "dynamic and weight-only" if mode == "auto" else mode)
     _check(model, options, mode, data)
     if mode == "dynamic":
         return quantize_dynamic(model, options)
     if mode == "weight-only":
-        if data is not None and model.statistics is None and options.rounding != "nearest":
-            model = _with_grams(model, data, threads, progress)
+        if options.rounding != "nearest":
+            model = with_grams(model, options, data, threads, progress)
         return quantize_weights(model, options, decisions, threads)
     return quantize_without_statistics(model, options)
 
@@ -116,7 +123,9 @@ def _static(
     if data is not None:
         reference, model = transformed(model, data, threads, options, decisions)
     if model.statistics is None:
-        model = _calibrated(model, data, threads, progress, options)
+        model = calibrated(model, options, data, threads, progress)
+    if options.needs_grams:
+        model = with_grams(model, options, data, threads, progress)
     if options.is_sequential(data):
         fitting = Fitting(reference, data, threads, progress)
         return quantize_static(model, options, decisions, threads, fitting)
@@ -138,6 +147,8 @@ def _check(model: Model, options: Options, mode: str, data: Any) -> None:
         raise UsageError(
             "--block-size goes with --mode weight-only; with --data or statistics it is static"
         )
+    if options.needs_grams and mode in ("auto", "dynamic"):
+        raise UsageError(f"--rounding {options.rounding} goes by samples: give --data")
     for option, value in BY_DATA:
         if getattr(options, option) == value and (mode != "static" or data is None):
             raise UsageError(f"--{option} {value} is for static quantization: give --data")
@@ -152,40 +163,6 @@ def _check(model: Model, options: Options, mode: str, data: Any) -> None:
         log.warning("the statistics are of shard %s only; qtool merge joins all of them", part)
     if options.format == "qoperator" and mode != "static":
         raise UsageError("--format qoperator is for static quantization: give --data or statistics")
-
-
-def _calibrated(
-    model: Model, data: Any, threads: int, progress: Progress, options: Options
-) -> Model:
-    if data is None:
-        raise UsageError(
-            "static quantization needs statistics: give --data, or run qtool calibrate first"
-        )
-    wanted = options.rounding != "nearest" and not options.is_sequential(data)
-    gram = wanted and _gram_bytes(model) <= GRAM_BYTES
-    # A node that stays in float does not pass on the range of what it reads any more.
-    partly = options.only or options.exclude or options.layers
-    tensors = ("*",) if partly else None
-    return calibrate(
-        model, data=data, threads=threads, gram=gram, tensors=tensors, progress=progress
-    )
-
-
-def _with_grams(model: Model, data: Any, threads: int, progress: Progress) -> Model:
-    """Return the model with Gram matrices alone, by which weights are rounded."""
-    if _gram_bytes(model) > GRAM_BYTES:
-        log.warning(
-            "the samples are not used: Gram matrices of all layers would take %.1f GB; "
-            "qtool calibrate --gram --memory SIZE sums them in parts", _gram_bytes(model) / 1e9,
-        )  # fmt: skip
-        return model
-    return calibrate(model, data=data, threads=threads, gram=True, tensors=(), progress=progress)
-
-
-def _gram_bytes(model: Model) -> int:
-    """Return the memory that all Gram matrices take."""
-    layers = {layer.what: layer.state_bytes for layer in gram_layers(infer_shapes(model))}
-    return sum(layers.values())
 
 
 def _forget_types(model: Model) -> None:

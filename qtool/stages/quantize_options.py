@@ -117,6 +117,11 @@ class Options:
         kinds = self._kinds()
         return self.weights.endswith(FEW_BITS) or any(kind.weight_bits in (3, 4) for kind in kinds)
 
+    @property
+    def needs_grams(self) -> bool:
+        """Whether Gram matrices are asked for by name."""
+        return self.rounding not in ("auto", "nearest", "sequential")
+
     def is_sequential(self, data: Any) -> bool:
         """Return whether weights are fitted to what the quantized layers before give."""
         chosen = self.rounding == "auto" and self.weight_method is None and self.has_few_bits

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from quant.graphs import conv_net, model_of
 
 from qtool import formats
+from qtool.cli.explain import cost_lines, hazard_lines
 from qtool.data import open_samples
 from qtool.stages._energy import microjoules
-from qtool.stages.costs import Machine, costs, entropy_bytes, measured
+from qtool.stages.costs import Island, Machine, costs, entropy_bytes, measured
 from qtool.stages.quantize import quantize
 
 MACHINE = Machine(integer_gmacs=400, float_gmacs=100, cache_gb=80, memory_gb=8)
@@ -120,3 +122,18 @@ def test_two_views_at_once_are_refused(tmp_path, cli):
     done = cli("inspect", "--cost", "--sensitivity", tmp_path / "m.onnx")
 
     assert (done.exit_code, "are two views" in done.stderr) == (2, True)
+
+
+def test_a_large_island_is_named_by_its_ends(net):
+    found = costs(net[0], machine=MACHINE)
+    nodes = tuple("abcdefg")
+
+    lines = list(cost_lines(replace(found, islands=(Island(nodes, 0, 1.0, 0.5),))))
+
+    assert "island a .. g (7 nodes): at least 1000.0 us, in integers 500.0 us" in lines
+
+
+def test_a_model_without_integers_has_no_hazards():
+    assert list(hazard_lines([])) == [
+        "layers: none multiplies 8-bit integers: give what qtool quantize wrote"
+    ]

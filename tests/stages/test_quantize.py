@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 from quant.graphs import conv_net, model_of, ops
 
@@ -313,3 +314,48 @@ def test_calibration_on_the_way_sees_what_a_selection_needs(rng, tmp_path, optio
     result = quantize(model, data=data, threads=1, **options)
 
     assert coverage(result).by_macs.fraction == 1
+
+
+def in_a_branch(rng):
+    """A model all of whose weights are in the branches of an If."""
+    from onnx import helper
+
+    def branch(name):
+        w = helper.make_tensor(f"w_{name}", 1, [64, 64], rng.normal(size=4096).astype(np.float32))
+        node = helper.make_node("MatMul", ["x", w.name], [f"y_{name}"])
+        output = helper.make_tensor_value_info(f"y_{name}", 1, ["n", 64])
+        return helper.make_graph([node], name, [], [output], [w])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    graph = helper.make_graph(
+        [node], "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 64]),
+         helper.make_tensor_value_info("c", 9, [])],
+        [helper.make_tensor_value_info("y", 1, ["n", 64])],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture
+def branches(rng, tmp_path):
+    onnx.save(in_a_branch(rng), tmp_path / "if.onnx")
+    x = rng.normal(size=(4, 64)).astype(np.float32)
+    np.savez(tmp_path / "if.npz", x=x, c=np.ones(4, bool))
+    model = formats.load(tmp_path / "if.onnx")
+    return model, open_samples(str(tmp_path / "if.npz"), model.inputs())
+
+
+def test_where_nothing_can_be_static_auto_stores_weights(branches, caplog):
+    model, data = branches
+
+    result = quantize(model, data=data)
+
+    assert coverage(result).by_bytes.weights_fraction == 1.0
+    assert "no node can be quantized" in caplog.text
+
+
+def test_where_nothing_can_be_static_that_mode_says_what_can(branches):
+    model, data = branches
+
+    with pytest.raises(UnsupportedError, match="--mode weight-only stores weights"):
+        quantize(model, data=data, mode="static")

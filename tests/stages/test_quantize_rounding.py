@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -107,6 +109,28 @@ def test_blocks_with_samples_need_the_mode(calibrated):
 
     with pytest.raises(UsageError, match="--block-size goes with --mode weight-only"):
         qtool.quantize(model, data=data, weights="int4", block_size=32)
+
+
+def test_rounding_by_matrices_that_are_missing_is_refused(calibrated):
+    model, data = calibrated
+    without = replace(model, statistics=replace(model.statistics, grams={}))
+
+    for given in (without, Model(model.ir)):
+        with pytest.raises(UsageError, match="--rounding gptq"):
+            qtool.quantize(given, rounding="gptq")
+
+
+def test_samples_give_the_matrices_that_statistics_lack(calibrated):
+    model, data = calibrated
+    without = replace(model, statistics=replace(model.statistics, grams={}))
+    options = {"rounding": "gptq", "equalize": "none", "absorb": "none", "correct": "none"}
+
+    by_data, by_grams = (
+        qtool.quantize(one, data=given, **options)
+        for one, given in ((without, data), (model, None))
+    )
+
+    assert fingerprint(by_data) == fingerprint(by_grams)
 
 
 def test_three_bits_use_eight_values(calibrated):

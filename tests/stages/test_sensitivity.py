@@ -146,6 +146,30 @@ def test_a_noisy_output_is_remedied_where_it_is_read_also_without_node_names(rng
     assert _layer_that_reads(first, "inputs") == "a"
 
 
+def test_a_noisy_output_that_float_nodes_read_is_remedied_by_what_moves_it(rng, tmp_path):
+    model = model_of(
+        """
+        net (float[n, 4] x, float[4, 8] w, int64[2] shape, float two, float[8, 3] v)
+            => (float[n, 3] y) {
+            a = MatMul(x, w)
+            b = Reshape(a, shape)
+            c = Pow(b, two)
+            y = MatMul(c, v)
+        }
+        """,
+        w=rng.normal(size=(4, 8)).astype(np.float32),
+        shape=np.asarray([-1, 8]),
+        two=np.asarray(2, np.float32),
+        v=rng.normal(size=(8, 3)).astype(np.float32),
+    )
+    net = with_samples(model, rng.normal(size=(24, 4)).astype(np.float32), tmp_path)
+    quantized = quantize(net.model, data=net.samples, threads=1)
+
+    first = next(pair for pair in pairs(quantized, net.model)[0] if pair.label == "a")
+
+    assert _layer_that_reads(first, "output") == "b"
+
+
 def test_a_range_of_too_few_samples_is_saturation(rng, tmp_path):
     net = one_conv(rng, tmp_path)
     small = with_samples(net.model, net.x / 4, tmp_path / "small")
