@@ -8,6 +8,7 @@ import os
 import click
 
 from qtool.cli import options
+from qtool.cli.calibrate import size
 from qtool.cli.options import Registered
 from qtool.cli.recipe import finish, recipe_options
 
@@ -94,6 +95,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               "last match counts.")
 @click.option("--layers-from", metavar="FILE", multiple=True, callback=options.lines,
               help="Take --layer PATTERN=TYPE from a file, one a line.")
+@click.option("--mixed", metavar="SIZE", callback=size,
+              help="Give each layer 8 or 4-bit weights (or float, where there is room), so that "
+              "the least is lost within SIZE (500K, 1.2M) of weights. Goes by --data, or a model "
+              "of calibrate --gram.")
 @click.option("--integer-outputs/--float-outputs", default=False, show_default=True,
               help="Whether what only the model's outputs depend on is quantized too.")
 @click.option("--min-coverage", callback=options.percent, metavar="95%",
@@ -105,7 +110,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 @options.json_option
 @options.verbosity_options
 def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
-             exclude_from, layers_from, replayed, save_recipe, **rest):
+             exclude_from, layers_from, mixed, replayed, save_recipe, **rest):
     """Quantize weights and activations to integers.
 
     q = saturate(round(real / scale) + zero_point). Prints what is covered and why the rest is not.
@@ -124,11 +129,18 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
     samples = {key: rest[key] for key in (*options.DATA_KEYS, "data_free")}
     chosen = {key: rest.pop(key) for key in set(rest) - set(samples)}
     Options(**chosen)  # fails on a contradiction before anything is read
+    if mixed is not None and not (chosen["mode"] in ("auto", "static")
+                                  and chosen["weights"].endswith("8")):
+        raise click.UsageError("--mixed chooses between 8 and 4-bit weights of a static model: "
+                               "leave --mode and --weights out")
     options.check_json(as_json, output)
     model = formats.load(input_)
     given = options.load_statistics(statistics)
-    result = run(model, data=options.open_data(model, rest), statistics=given, threads=threads,
-                 check=check, progress=track, **chosen)
+    data = options.open_data(model, rest)
+    if mixed is not None:
+        chosen["layers"] = mixture_layers(model, mixed, data, given, threads, chosen)
+    result = run(model, data=data, statistics=given, threads=threads, check=check, progress=track,
+                 **chosen)
     covered = coverage(result)
     show_coverage(covered)
     covered.require(min_coverage)
@@ -136,3 +148,18 @@ def quantize(input_, output, statistics, min_coverage, as_json, threads, check,
     finish(replayed, save_recipe, model=model, result=result, samples=samples)
     if as_json:
         options.print_json(covered.to_json())
+
+
+def mixture_layers(model, budget, data, statistics, threads, chosen):
+    """Return the types of layers: of the mixture, and behind them, so that they win, as typed."""
+    from dataclasses import replace
+
+    from qtool.cli.console import track
+    from qtool.stages.calibrate import cores
+    from qtool.stages.mixed import layers_within
+
+    known = model if statistics is None else replace(model, statistics=statistics)
+    given = {key: chosen[key] for key in ("range", "per_channel", "only", "exclude", "layers")}
+    found = layers_within(known, budget, data=data, threads=threads or cores(), progress=track,
+                          **given)
+    return (*found, *chosen["layers"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtool.cost import macs
-from qtool.data.held import Held
+from qtool.data import Samples
+from qtool.data.held import Held, hold
 from qtool.errors import ModelError, UsageError
 from qtool.model import Model, Statistics
 from qtool.quant.knapsack import Assignment, Choice, best, frontier
@@ -18,15 +20,51 @@ from qtool.shapes import shapes
 from qtool.stages._measure import Progress, measure_alone
 from qtool.stages._noise import noise_of
 from qtool.stages._probe import comparable
-from qtool.stages.calibrate import untracked
+from qtool.stages.calibrate import calibrate, untracked
 from qtool.stages.quantize import quantize
 
 log = logging.getLogger("qtool")
 
 COSTS = ("bytes", "macs")
+TYPES = (FLOAT, "w8", "w4")
+HELD = 16  # samples that tell what each layer's noise does at the outputs
 FLOAT_BITS = 32
 SCALE_BYTES = 4  # of each output channel
 FLOAT_MACS = 4.0  # a float multiply-accumulate in integer ones: vector registers hold a quarter
+
+
+def layers_within(
+    model: Model,
+    budget: float,
+    *,
+    data: Samples | None = None,
+    threads: int = 1,
+    progress: Progress = untracked,
+    **options: Any,
+) -> tuple[str, ...]:
+    """Return --layer options that lose least within a budget of bytes of weights.
+
+    Layers get 8 or 4-bit weights; where the budget is above 8 bits everywhere, float or 8 bits.
+    Gram matrices are the model's, else of data. options are those of `quantize` that it takes
+    without samples.
+
+    Raises:
+        UsageError: there are neither statistics nor data, or even 4 bits everywhere are too much.
+    """
+    if model.statistics is None and data is None:
+        raise UsageError("a mixture goes by predicted loss: give --data, or run qtool calibrate")
+    if data is not None and (model.statistics is None or not model.statistics.grams):
+        model = calibrate(model, data=data, gram=True, threads=threads, progress=progress)
+    held = None if data is None else hold(data, HELD)
+    known = choices(model, types=TYPES, data=held, threads=threads, progress=progress, **options)
+    base = sum(c.cost for of_layer in known.values() for c in of_layer if c.type == "w8")
+    useless = "w4" if budget >= base else FLOAT
+    chosen = mixture({n: [c for c in cs if c.type != useless] for n, cs in known.items()}, budget)
+    counts = Counter(choice.type for choice in chosen.values())
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in TYPES if counts[kind])
+    n_bytes = sum(choice.cost for choice in chosen.values())
+    log.info("mixture of %s: %s bytes of weights", kinds, f"{n_bytes:,.0f}")
+    return layer_options(chosen)
 
 
 def choices(
@@ -107,7 +145,7 @@ def mixture(layers: Mapping[str, Sequence[Choice]], budget: float) -> Assignment
     found = best(layers, budget)
     if found is None:
         least = sum(min(c.cost for c in options) for options in layers.values())
-        raise UsageError(f"a budget of {budget:g} is too small: the least is {least:g}")
+        raise UsageError(f"a budget of {budget:,.0f} is too small: the least is {least:,.0f}")
     return found
 
 

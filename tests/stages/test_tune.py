@@ -464,3 +464,56 @@ def test_the_state_of_samples_tells_of_files_in_folders_and_lists(tmp_path):
 
     assert all(a != b for a, b in zip(before, map(state_of, sources), strict=True))
     assert state_of("module:function") == state_of(None) == ""
+
+
+def stored_bytes(model):
+    names = {"INT8": 1.0, "INT4": 0.5, "FLOAT": 4.0}
+    made = (v for v in model.graph.initializers.values() if len(v.shape) > 1)
+    return sum(names[v.dtype.name] * v.const_value.size for v in made)
+
+
+@pytest.mark.parametrize(("budget", "types"), [(2200, {"w4"}), (6000, {"float"})])
+def test_layers_within_a_budget_leave_out_the_type_that_does_not_help(net, asked, budget, types):
+    data = open_samples(asked["data"], net.inputs())
+
+    layers = mixed.layers_within(net, budget, data=data)
+
+    assert {text.rpartition("=")[2] for text in layers} == types
+    assert stored_bytes(quantize(net, data=data, layers=layers, check=False)) <= budget
+
+
+def test_the_command_takes_a_budget_and_keeps_the_types_in_the_history(net, asked, tmp_path, cli):
+    formats.save(net, tmp_path / "m.onnx")
+    given = ("quantize", "-i", tmp_path / "m.onnx", "--data", asked["data"])
+
+    done = cli(*given, "--mixed", "2200", "-o", tmp_path / "q.onnx")
+
+    assert done.exit_code == 0, done.stderr
+    assert "mixture of" in done.stderr
+    layers = formats.load(tmp_path / "q.onnx").history[-1].options["layers"]
+    assert layers
+    assert all(text.endswith("=w4") for text in layers)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--mixed", "100"), "a budget of 100 is too small: the least is"),
+        (("--mixed", "2K", "--weights", "int4"), "leave --mode and --weights out"),
+        (("--mixed", "lots"), "no size, such as 500M or 2G"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(net, asked, tmp_path, cli, more, said):
+    formats.save(net, tmp_path / "m.onnx")
+
+    done = cli("quantize", "-i", tmp_path / "m.onnx", "--data", asked["data"], *more,
+               "-o", tmp_path / "q.onnx")  # fmt: skip
+
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_budget_without_samples_or_statistics_is_refused(net):
+    with pytest.raises(UsageError, match="give --data, or run qtool calibrate"):
+        mixed.layers_within(net, 2200)
