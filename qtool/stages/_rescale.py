@@ -31,7 +31,7 @@ log = logging.getLogger("qtool")
 
 SAMPLES = 64  # whose channels are looked at
 LEAST_GAIN = 0.5  # dB, of the predicted error
-SURE_GAIN = 1.6  # dB, by which the prediction was off at most; see docs/accuracy.md
+SURE_GAIN = 1.6  # dB, below which the prediction has been wrong; see docs/accuracy.md
 
 Array = npt.NDArray[Any]
 
