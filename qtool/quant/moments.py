@@ -9,6 +9,7 @@ qtool/hessian.py; n positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ Float64 = npt.NDArray[np.float64]
 
 FOLDS = 2  # the samples are split into these, to tell what carries over to others
 RIDGES = (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)  # of the mean of H's diagonal
+SHARES = 64  # steps of the share of H beside its diagonal that is believed
 DEEP = 1536  # weights of a row from which on one ridge has to do
 RIDGE = 1.0  # that one
 UNIT_BITS = 18  # of the largest e: with 16-bit x and 2**18 positions the sums stay below 2**53
@@ -77,10 +79,11 @@ def fit(moments: Moments, *, centre: bool) -> Fit:
     where none helps there, nothing changes. centre says that a bias takes up the means.
     """
     total = _parts(moments.h.sum(0), moments.r.sum(0), centre=centre)
-    ridge = _best_ridge(moments, centre=centre)
+    folds = [_parts(moments.h[i], moments.r[i], centre=centre) for i in range(FOLDS)]
+    ridge = _best_ridge(folds)
     change = np.zeros_like(total.r) if ridge is None else _solved(total, ridge)
-    unit = moments.unit
-    return Fit(change * unit, total.h, total.mean, total.missing * unit, ridge)
+    unit, h = moments.unit, _shrunk(total.h, [part.h for part in folds])
+    return Fit(change * unit, h, total.mean, total.missing * unit, ridge)
 
 
 @dataclass(frozen=True)
@@ -103,13 +106,30 @@ def _parts(h: Float64, r: Float64, *, centre: bool) -> _Parts:
     return _Parts(inner, cross, mean, missing)
 
 
-def _best_ridge(moments: Moments, *, centre: bool) -> float | None:
+def _shrunk(h: Float64, folds: Sequence[Float64]) -> Float64:
+    """Return h with less beside the diagonal: what the folds' (G, K, K) tell of each other.
+
+    Rounding takes correlations at their word; those of few positions hold on these only. The
+    share that is kept is the regression of one fold's elements on the other's.
+    """
+    diagonal = np.arange(h.shape[-1])
+    beside = [one.copy() for one in folds]
+    for one in beside:
+        one[:, diagonal, diagonal] = 0.0
+    each = [float(np.square(one).sum()) for one in beside]
+    if not all(each):
+        return h
+    both = float(np.prod(np.stack(beside), axis=0).sum())
+    share = np.rint(np.clip(both / np.mean(each), 0.0, 1.0) * SHARES) / SHARES
+    result = h * share
+    result[:, diagonal, diagonal] = h[:, diagonal, diagonal]
+    return np.asarray(result)
+
+
+def _best_ridge(folds: Sequence[_Parts]) -> float | None:
     """Return the ridge whose change of the weights helps most in the other fold."""
-    if moments.depth > DEEP:
-        ridges: tuple[float, ...] = (RIDGE,)
-    else:
-        ridges = RIDGES
-    folds = [_parts(moments.h[i], moments.r[i], centre=centre) for i in range(FOLDS)]
+    deep = folds[0].h.shape[-1] > DEEP
+    ridges: tuple[float, ...] = (RIDGE,) if deep else RIDGES
     gains = [
         sum(_gain(_solved(here, ridge), there) for here, there in (folds, folds[::-1]))
         for ridge in ridges

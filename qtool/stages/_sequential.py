@@ -37,7 +37,7 @@ log = logging.getLogger("qtool")
 
 SAMPLES = 256  # that each layer is fitted on
 HELD_BYTES = 1 << 28  # of samples in memory
-POSITIONS = 1 << 18  # of all samples that a layer is fitted on
+POSITIONS = 1 << 16  # of all samples that a layer is fitted on
 WEIGHT_BITS = 24  # of weights in fixed point: sums of products with 16-bit inputs stay exact
 FEW_BITS = 4
 INT32_MAX = 2**31 - 1

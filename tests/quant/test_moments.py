@@ -40,6 +40,32 @@ def test_what_does_not_carry_over_to_other_samples_changes_nothing(rng):
     assert not found.change.any()
 
 
+@pytest.mark.parametrize(("n", "low", "high"), [(20, 0.1, 0.8), (20_000, 0.95, 1.0)])
+def test_correlations_of_few_positions_count_for_less(rng, n, low, high):
+    mixed = rng.standard_normal((30, 30)) * np.exp2(-np.arange(30) / 4)
+    moments = Moments(1, 1, 30, 1.0)
+    for fold in range(2):
+        x = rng.standard_normal((1, n, 30)) @ mixed.T
+        moments.add(fold, moments.of(x, np.zeros((1, 1, n))))
+
+    found = fit(moments, centre=False)
+
+    whole = moments.h.sum(0)[0, :-1, :-1]
+    share = found.h[0] / whole
+    np.testing.assert_allclose(np.diagonal(share), 1)
+    assert low <= share[0, 1] <= high
+    np.testing.assert_allclose(share[~np.eye(30, dtype=bool)], share[0, 1])
+
+
+def test_one_sample_alone_is_believed(rng):
+    moments = Moments(1, 1, 5, 1.0)
+    moments.add(0, moments.of(rng.standard_normal((1, 50, 5)), np.zeros((1, 1, 50))))
+
+    found = fit(moments, centre=False)
+
+    np.testing.assert_array_equal(found.h, moments.h[0][:, :-1, :-1])
+
+
 def test_sums_are_the_same_in_any_order(rng):
     parts = [(rng.integers(-255, 255, (1, 300, 7)).astype(float),
               rng.standard_normal((1, 2, 300))) for _ in range(5)]  # fmt: skip
