@@ -76,12 +76,13 @@ def fit(moments: Moments, *, centre: bool) -> Fit:
     """Return the change of the weights that brings the outputs closest to what they should be.
 
     change = R (H + ridge)^-1, each ridge tried on the fold that the change was not made from:
-    where none helps there, nothing changes. centre says that a bias takes up the means.
+    where none helps there, nothing changes. What is best for one fold is as much for the sums of
+    all, so that relative to these it is less. centre says that a bias takes up the means.
     """
     total = _parts(moments.h.sum(0), moments.r.sum(0), centre=centre)
     folds = [_parts(moments.h[i], moments.r[i], centre=centre) for i in range(FOLDS)]
     ridge = _best_ridge(folds)
-    change = np.zeros_like(total.r) if ridge is None else _solved(total, ridge)
+    change = np.zeros_like(total.r) if ridge is None else _solved(total, ridge / FOLDS)
     unit, h = moments.unit, _shrunk(total.h, [part.h for part in folds])
     return Fit(change * unit, h, total.mean, total.missing * unit, ridge)
 
