@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from qtool.model import Model
 from qtool.qparams import limits
-from qtool.quant.smoothing import Precision, chosen_for, sites, smoothed
+from qtool.quant.smoothing import sites, smoothed
+from qtool.quant.smoothing_strength import Precision, chosen_for
 from qtool.runtime.ort import OrtSession
 from qtool.runtime.sweep import sweep
 from qtool.stages._correction import some
@@ -48,7 +49,7 @@ def smooth(
     rows = _rows(reference, [site.name for site in found], some(data, SAMPLES), threads)
     levels, half = (high - low for low, high in map(limits, (options.activations, options.weights)))
     precision = Precision(levels, half // 2, options.per_channel)
-    tried = {site.name: chosen_for(site, rows[site.name], precision) for site in found}
+    tried = {site.name: chosen_for(site.weights(), rows[site.name], precision) for site in found}
     chosen = {name: made for name, made in tried.items() if made is not None}
     log.info("smoothed %d of %d tensors in front of linear layers", len(chosen), len(found))
     if not chosen:

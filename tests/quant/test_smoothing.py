@@ -8,16 +8,8 @@ from onnx import helper, numpy_helper
 import qtool
 from qtool.data import open_samples
 from qtool.formats import load, save
-from qtool.quant.smoothing import (
-    KEY,
-    Precision,
-    Site,
-    aligned,
-    chosen_for,
-    predicted,
-    sites,
-    smoothed,
-)
+from qtool.quant.smoothing import KEY, aligned, sites, smoothed
+from qtool.quant.smoothing_strength import Precision, chosen_for, predicted
 from qtool.runtime.ort import OrtSession
 
 D = 16
@@ -115,14 +107,6 @@ def test_a_wide_channel_costs_less_when_smoothed(block):
     assert errors[1] < 0.5 * errors[0]
 
 
-def site_of(weight):
-    class Fixed(Site):
-        def weights(self):
-            return [weight]
-
-    return Fixed(None, [], [])
-
-
 def rows_of(rng, size, n=64):
     """Samples of one row each, of channels of these sizes."""
     return list((rng.standard_normal((n, len(size))) * size)[:, None])
@@ -132,7 +116,7 @@ def test_none_is_taken_where_channels_are_alike(rng):
     weight = rng.standard_normal((8, 5))
     weight /= np.abs(weight).max(1, keepdims=True)
 
-    assert chosen_for(site_of(weight), rows_of(rng, np.ones(8)), Precision()) is None
+    assert chosen_for([weight], rows_of(rng, np.ones(8)), Precision()) is None
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -141,7 +125,7 @@ def test_the_strength_chosen_lowers_the_predicted_error(rng, per_channel):
     rows = rows_of(rng, np.array([1.0, 1, 1, 50, 1, 1, 1, 1]))
     precision = Precision(per_channel=per_channel)
 
-    t = chosen_for(site_of(weight), rows, precision).factors
+    t = chosen_for([weight], rows, precision).factors
 
     x = np.concatenate(rows)
     one, other = (predicted([weight], x, x, f, precision) for f in (np.ones(8), t))
@@ -152,7 +136,7 @@ def test_what_few_samples_have_is_not_widened(rng):
     weight = rng.standard_normal((8, 5))
     rows = rows_of(rng, np.array([1.0, 1, 1, 50, 1, 1, 1e-3, 1]))
 
-    t = chosen_for(site_of(weight), rows, Precision()).factors
+    t = chosen_for([weight], rows, Precision()).factors
 
     assert t.min() == 1.0
     assert t[6] == 1.0
@@ -164,7 +148,7 @@ def test_a_gain_on_one_half_of_the_samples_only_is_none(rng):
     size = np.array([1.0, 1, 1, 50, 1, 1, 1, 1])
     rows = [row if i % 2 else row / size for i, row in enumerate(rows_of(rng, size))]
 
-    assert chosen_for(site_of(weight), rows, Precision()) is None
+    assert chosen_for([weight], rows, Precision()) is None
 
 
 def test_the_prediction_is_the_error_of_rounded_products(rng):

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from quant.test_absorb import biased
+from stages.test_equalize import sqnr
 
 import qtool
 from qtool.data import open_samples
@@ -28,12 +29,6 @@ def high(tmp_path, rng):
     np.savez(tmp_path / "x.npz", x=rng.normal(size=(40, 3, 8, 8)).astype(np.float32))
     model = load(tmp_path / "m.onnx")
     return model, open_samples(str(tmp_path / "x.npz"), model.inputs())
-
-
-def sqnr(model, quantized, data):
-    sessions = [OrtSession(one) for one in (model, quantized)]
-    want, got = (np.concatenate([s.run(x.feeds)["y"] for x in data]) for s in sessions)
-    return 10 * np.log10(np.square(want).sum() / np.square(want - got).sum())
 
 
 @pytest.mark.parametrize("equalize", ["none", "error"])
