@@ -41,7 +41,8 @@ class OrtSession:
     outputs names the tensors that run() returns: graph outputs by default, else any tensors of
     the main graph. optimize=False switches graph optimizations off. ordered=False lets run()
     return the elements of a tensor in any order and shape, which saves bringing convolutions'
-    outputs into ONNX's. run() may be called from several threads at once.
+    outputs into ONNX's. arena=False gives memory back after each run, for some time. run() may be
+    called from several threads at once.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -55,6 +56,7 @@ class OrtSession:
         threads: int = 1,
         optimize: bool = True,
         ordered: bool = True,
+        arena: bool = True,
     ) -> None:
         self.output_names = [o.name for o in model.outputs()] if outputs is None else list(outputs)
         self._fetched = {name: name for name in self.output_names}
@@ -67,7 +69,7 @@ class OrtSession:
                 with suppress(Exception):  # $TMPDIR is full, say; a broken model fails below
                     loaded, self._fetched = _unordered(loaded, self.output_names, threads)
                     optimize = False  # it has been
-            self._session = _open(loaded, _options(threads, optimize))
+            self._session = _open(loaded, _options(threads, optimize, arena))
         except QtoolError:
             raise
         except Exception as error:
@@ -124,8 +126,9 @@ def open_file(path: str, threads: int = 1) -> Any:
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
 
-def _options(threads: int, optimize: bool) -> Any:
+def _options(threads: int, optimize: bool, arena: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = arena
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4

@@ -6,18 +6,21 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
+from threading import Barrier
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
 
-from qtool.errors import DataError, UsageError
+from qtool.errors import DataError, QtoolError, UsageError
 from qtool.model import GramStatistics, Model, Statistics, all_nodes, fingerprint
 from qtool.quant.plan import observed
-from qtool.runtime.memory import resident_bytes, session_bytes
+from qtool.runtime.memory import peak_bytes, resident_bytes, session_bytes
 from qtool.runtime.ort import Array, OrtSession
 from qtool.runtime.sweep import Sample, sweep
 from qtool.shapes import infer_shapes
@@ -31,6 +34,7 @@ from qtool.statistics.histogram import Histogram
 log = logging.getLogger("qtool")
 
 BATCH = 8  # samples that a thread takes at once
+SETTLING_RUNS = 2
 SPARE_BYTES = 16 << 20  # for what the memory of a process grows by beyond what is asked for
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
@@ -84,7 +88,9 @@ def calibrate(
     runs = model
     if part.source == "synthetic":
         runs = matched(model, data=data, threads=threads, progress=progress)
-    session = OrtSession(runs, outputs=sorted(wanted) or None, ordered=bool(layers))
+    session = OrtSession(
+        runs, outputs=sorted(wanted) or None, ordered=bool(layers), arena=memory is None
+    )
     if layers and memory is not None and part.total is not None:
         base = _settled_bytes(session, part, threads) + len(histograms) * HISTOGRAM_BYTES
     passes = _planned(len(histograms), layers, threads, base, memory)
@@ -177,12 +183,23 @@ def _base_bytes(model: Model, outputs: Iterable[str], threads: int) -> int:
 
 
 def _settled_bytes(session: OrtSession, part: Part, threads: int) -> int:
-    """Return what this process takes once its threads have run samples, and something to spare.
+    """Return what this process took while all threads ran a sample, and some to spare.
 
     That tells more than a prediction: of activations inside onnxruntime, say, or of large images.
     """
-    sweep(session, islice(part, 2 * threads), lambda *_: None, threads=threads)
-    return resident_bytes() + SPARE_BYTES
+    loads = list(islice(cycle(islice(part, threads)), threads))
+    together = Barrier(threads)
+
+    def run(sample: Sample) -> None:
+        together.wait()
+        with suppress(QtoolError):  # the pass will say which sample
+            session.run(sample.feeds)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="qtool-run") as pool:
+        samples = list(pool.map(lambda load: load(), loads))
+        for _ in range(SETTLING_RUNS):
+            list(pool.map(run, samples))
+    return peak_bytes() + SPARE_BYTES
 
 
 def _planned(

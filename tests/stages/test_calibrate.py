@@ -144,6 +144,7 @@ def test_gram_is_that_of_the_layer_input(model, samples):
 def test_a_memory_budget_changes_the_passes_only(model, samples, monkeypatch, caplog):
     whole = calibrate(model, data=samples, gram=True)
     monkeypatch.setattr("qtool.stages.calibrate.resident_bytes", lambda: 0)
+    monkeypatch.setattr("qtool.stages.calibrate.peak_bytes", lambda: 0)
     monkeypatch.setattr("qtool.stages.calibrate.SPARE_BYTES", 0)
     monkeypatch.setattr("qtool.stages.calibrate.session_bytes", lambda *args: 0)
     caplog.set_level(logging.INFO, "qtool")
