@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from qtool.cli.options import finite_json, print_json
+from qtool.cli.options import print_json
 from qtool.model import Json
 from qtool.quant.coverage import NodeCoverage, Share
 from qtool.quant.encodings import Encoding
@@ -27,7 +27,7 @@ def show(found: Inspection | Description | Comparison, paths: Sequence[str], as_
     """Write what was found to standard output, as text or as one JSON object."""
     facts = _file_facts(paths[0]) if isinstance(found, Inspection) else {}
     if as_json:
-        print_json({**facts, **finite_json(found.to_json())})
+        print_json({**facts, **found.to_json()})
         return
     for key, value in facts.items():
         click.echo(f"{key}: {value}")

@@ -273,15 +273,8 @@ def lines(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
     return tuple(found)
 
 
-def finite_json(value: Any) -> Any:
-    """Return a JSON value without NaN and infinities, which JSON does not have: null instead."""
-    if isinstance(value, dict):
-        return {key: finite_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def print_json(value: Any) -> None:
-    """Write one JSON object to standard output."""
-    click.echo(json.dumps(value, indent=2))
+    """Write one JSON object to standard output; what is not a finite number is null."""
+    from qtool.stages._json import finite
+
+    click.echo(json.dumps(finite(value), indent=2))

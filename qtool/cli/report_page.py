@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtool.cli import console, options, shell
 from qtool.errors import QtoolError, UsageError
+
+if TYPE_CHECKING:
+    from qtool.model import Model
+    from qtool.page.subject import Page
+    from qtool.stages.report import ModelReport
 
 ENDINGS = (".html", ".htm")
 log = logging.getLogger("qtool")
@@ -37,56 +43,86 @@ def write(
     labels: str | None,
     curve: str | None,
     as_json: bool,
+    **measuring: Any,
+) -> None:
+    """Load, measure, and write the page."""
+    check(output, as_json)
+    _check_samples(sampling, measuring, reference)
+    from qtool import formats
+    from qtool.page import render
+    from qtool.page.curve import read_curve
+    from qtool.stages.run import read_labels
+
+    names = () if labels is None else read_labels(labels)
+    drawn = None if curve is None else read_curve(curve)
+    model = formats.load(input_)
+    other = None if reference is None else formats.load(reference)
+    found = _measured(model, other, sampling, **measuring)
+    page = replace(_page(found, input_, reference), labels=names, curve=drawn, source=model.source)
+    _save(render(page).encode("utf-8", "replace"), output)
+    if as_json:
+        options.print_json(found.to_json())
+
+
+def _has_data(sampling: dict[str, Any]) -> bool:
+    return sampling["data"] is not None or sampling["random"]
+
+
+def _check_samples(
+    sampling: dict[str, Any], measuring: dict[str, Any], reference: str | None
+) -> None:
+    """Fail on options about samples that contradict each other, or lack the samples."""
+    from qtool.stages.evaluate import check_request
+
+    metric, target = measuring["metric"], measuring["target"]
+    check_request(metric, target, reference=reference is not None,
+                  preprocess=sampling["preprocess"])  # fmt: skip
+    if _has_data(sampling):
+        return
+    if metric or target or measuring["output_name"]:
+        raise UsageError("--metric, --target and --output-name are about samples: give --data")
+    alone = [f"--{key}" for key in ("preprocess", "samples", "shuffle") if sampling[key]]
+    if alone:
+        raise UsageError(f"{alone[0]} is about samples: give them with --data")
+
+
+def _measured(
+    model: Model,
+    reference: Model | None,
+    sampling: dict[str, Any],
+    *,
     metric: str | None,
     target: str | None,
     output_name: str | None,
     **rest: Any,
-) -> None:
-    """Load, measure, and write the page."""
-    check(output, as_json)
-    from qtool import formats
-    from qtool.page import render
-    from qtool.page.curve import read_curve
-    from qtool.page.subject import Page
-    from qtool.stages.evaluate import check_request, samples_for
+) -> ModelReport:
+    from qtool.stages.evaluate import samples_for
     from qtool.stages.report import report
-    from qtool.stages.run import read_labels
 
-    check_request(metric, target, reference=reference is not None,
-                  preprocess=sampling["preprocess"])  # fmt: skip
-    names = () if labels is None else read_labels(labels)
-    drawn = None if curve is None else read_curve(curve)
-    has_data = sampling["data"] is not None or sampling["random"]
-    if not has_data and (metric or target or output_name):
-        raise UsageError("--metric, --target and --output-name are about samples: give --data")
-    alone = [f"--{key}" for key in ("preprocess", "samples", "shuffle") if sampling[key]]
-    if not has_data and alone:
-        raise UsageError(f"{alone[0]} is about samples: give them with --data")
-    model = formats.load(input_)
-    other = None if reference is None else formats.load(reference)
     data = None
-    if has_data:
-        data = samples_for(model, other, metric=metric, target=target, **sampling)
-    found = report(
-        model, reference=other, data=data, metric=metric, target=target, output=output_name,
+    if _has_data(sampling):
+        data = samples_for(model, reference, metric=metric, target=target, **sampling)
+    return report(
+        model, reference=reference, data=data, metric=metric, target=target, output=output_name,
         progress=console.track, **rest,
     )  # fmt: skip
-    page = Page(
+
+
+def _page(found: ModelReport, path: str, reference: str | None) -> Page:
+    """Return the page of a report, with what is known of the files."""
+    from qtool.page.subject import Page
+
+    theirs = None
+    if reference is not None and found.reference is not None:
+        theirs = _bytes(reference, found.reference.weight_bytes)
+    return Page(
         found,
-        name=_name(input_),
+        name=_name(path),
         reference_name="" if reference is None else _name(reference),
-        file_bytes=_bytes(input_, found.inspection.weight_bytes),
-        reference_bytes=None
-        if reference is None or found.reference is None
-        else _bytes(reference, found.reference.weight_bytes),
-        labels=names,
-        script=shell.script(found.inspection.history, found.inspection.preprocess, _name(input_)),
-        source=model.source,
-        curve=drawn,
+        file_bytes=_bytes(path, found.inspection.weight_bytes),
+        reference_bytes=theirs,
+        script=shell.script(found.inspection.history, found.inspection.preprocess, _name(path)),
     )
-    _save(render(page).encode("utf-8", "replace"), output)
-    if as_json:
-        options.print_json(options.finite_json(found.to_json()))
 
 
 def _name(path: str) -> str:

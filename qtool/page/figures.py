@@ -88,14 +88,22 @@ def errors(layers: Sequence[LayerFacts]) -> str:
     span = max(high - low, 6.0)
     top = high + 0.12 * span
     places = {n: min(max(v, low - 0.1 * span), top) for n, v in known.items()}
-    first, last = min(known), max(known)
+    ends = min(known), max(known)
     made = figure(WIDE, 330)
     axes = made.add_axes((0.05, 0.1, 0.94, 0.87))
     shown = [layer for layer in layers if layer.number in known]
     _edges(axes, shown, places)
+    tips = _points(axes, shown, places)
+    _names(axes, shown, places, ends, span)
+    _frame(axes, ends, (low - 0.16 * span, top + 0.06 * span))
+    return svg(made, "errors", "SQNR of each layer along the graph", tips)
+
+
+def _points(axes: Any, layers: Sequence[LayerFacts], places: Mapping[int, float]) -> dict[str, str]:
+    """Draw a point for each layer, which leads to its card; return what each says."""
     tips: dict[str, str] = {}
     for form, color in FORM_COLORS.items():
-        chosen = [layer for layer in shown if layer.form == form]
+        chosen = [layer for layer in layers if layer.form == form]
         if not chosen:
             continue
         points = axes.scatter(
@@ -106,16 +114,18 @@ def errors(layers: Sequence[LayerFacts]) -> str:
         )  # fmt: skip
         points.set_urls([f"#layer-{layer.number}" for layer in chosen])
         tips |= {f"layer-{layer.number}": _tip(layer) for layer in chosen}
-    _names(axes, shown, places, (first, last), span)
+    return tips
+
+
+def _frame(axes: Any, ends: tuple[int, int], limits: tuple[float, float]) -> None:
     axes.set_ylabel("SQNR against float, dB", fontsize=9.5)
     axes.set_xlabel("layers in running order", fontsize=9.5)
-    axes.set_xlim(first - 0.6, last + 0.6)
-    axes.set_ylim(low - 0.16 * span, top + 0.06 * span)
+    axes.set_xlim(ends[0] - 0.6, ends[1] + 0.6)
+    axes.set_ylim(*limits)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=12)
-    return svg(made, "errors", "SQNR of each layer along the graph", tips)
 
 
 def _edges(axes: Any, layers: Sequence[LayerFacts], places: Mapping[int, float]) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qtool.errors import DataError
 from qtool.metrics import METRICS, REFERENCE, Difference, Metric, difference
 from qtool.model import Json
+from qtool.stages._json import finite
 from qtool.stages._scoring import Scores, Task
 
 Array = npt.NDArray[Any]
@@ -46,7 +47,7 @@ class Report:
 
     def to_json(self) -> dict[str, Json]:
         """Return the report as a JSON object; what is not a finite number is null."""
-        return {key: _finite(value) for key, value in asdict(self).items()}
+        return {key: finite(value) for key, value in asdict(self).items()}
 
     def table(self) -> list[tuple[str, str]]:
         """Return what was found as rows of a table."""
@@ -138,14 +139,6 @@ def gate(report: Report, max_drop: float | None, confident: bool) -> tuple[bool 
             "%d samples are too few to tell whether the budget is kept: %s", report.n, reason
         )
     return (low if confident else report.drop) <= max_drop, reason
-
-
-def _finite(value: Any) -> Json:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _digits(value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from qtool.model import Json
+from qtool.stages._json import finite
 from qtool.stages._layer_sums import Sums, sqnr
 from qtool.stages._layers import Layer
 
@@ -72,7 +73,7 @@ class Verification:
 
     def to_json(self) -> dict[str, Json]:
         """Return the report as a JSON object; what is not a finite number is null."""
-        found: dict[str, Json] = _finite(asdict(self))
+        found: dict[str, Json] = finite(asdict(self))
         return found
 
 
@@ -149,11 +150,3 @@ def _reaches(value: float | None, wanted: float) -> bool:
 
 def _text(value: float | None, unit: str) -> str:
     return "unknown" if value is None else f"{value:.4g}{unit}"
-
-
-def _finite(value: Json) -> Json:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -165,33 +165,30 @@ def _layer(node: ir.Node, known: Shapes, machine: Machine) -> tuple[LayerCost, d
         if v is not None and stored_weight(v) is None
     )
     width = 1 if form == INTEGER else 4
-    shapes_of = {
+    forms = {
         "now": (form != INTEGER, weights["now"], width * elements),
         "float": (True, weights["float"], 4 * elements),
         "int8": (False, weights["int8"], elements),
         "packed": (False, weights["packed"], elements),
     }
-    ms, uj = {}, {}
-    for name, (is_float, n_weights, n_activations) in shapes_of.items():
-        ms[name] = machine.milliseconds(count, is_float, n_weights, n_activations)
-        uj[name] = microjoules(
-            macs=count,
-            is_float=is_float,
-            weight_bytes=n_weights,
-            activation_bytes=n_activations,
-        )
-    moved = weights["now"] + width * elements
-    compute = machine.compute_ms(count, form != INTEGER)
-    bound = (
-        "compute" if compute >= machine.memory_ms(weights["now"], width * elements) else "memory"
-    )
+    _, now, activations = forms["now"]
+    slow = machine.compute_ms(count, form != INTEGER) >= machine.memory_ms(now, activations)
     return (
         LayerCost(
-            node_label(node), node.op_type, form, count, int(weights["now"]), width * elements,
-            count / moved if moved else 0.0, bound, ms, uj,
+            node_label(node), node.op_type, form, count, int(now), activations,
+            count / (now + activations) if now + activations else 0.0,
+            "compute" if slow else "memory",
+            {name: machine.milliseconds(count, *what) for name, what in forms.items()},
+            {name: _energy(count, *what) for name, what in forms.items()},
         ),
         weights,
     )  # fmt: skip
+
+
+def _energy(count: int, is_float: bool, n_weights: float, n_activations: float) -> float:
+    return microjoules(
+        macs=count, is_float=is_float, weight_bytes=n_weights, activation_bytes=n_activations
+    )
 
 
 def _weight_bytes(sources: list[ir.Value]) -> dict[str, float]:

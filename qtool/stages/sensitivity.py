@@ -16,6 +16,7 @@ from qtool.quant.coverage import coverage
 from qtool.quant.pairs import Pair, pairs
 from qtool.quant.twins import aligned
 from qtool.stages._causes import Cause, cause_of
+from qtool.stages._json import finite
 from qtool.stages._measure import Measured, measure_alone, measure_together
 from qtool.stages._noise import Noise, cumulative, noise_of
 from qtool.stages.calibrate import calibrate, untracked
@@ -277,12 +278,3 @@ def _types(pair: Pair) -> str:
 
 def _db(relative: float) -> float:
     return -10 * math.log10(relative) if relative > 0 else math.inf
-
-
-def finite(value: Any) -> Any:
-    """Return JSON in which what is not a finite number is null."""
-    if isinstance(value, dict):
-        return {key: finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

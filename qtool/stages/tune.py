@@ -23,6 +23,7 @@ from qtool.model import Json, Model, fingerprint
 from qtool.quant.knapsack import Choice
 from qtool.registry import lookup
 from qtool.runtime.memory import peak_bytes, resident_bytes, session_bytes
+from qtool.stages._json import finite
 from qtool.stages._ladder import BASE, GOALS, ladder, read_choices
 from qtool.stages._pipeline import commands
 from qtool.stages._search import Search, Setting, Trial, curve, log, search
@@ -36,7 +37,6 @@ from qtool.stages.evaluate import (
     task_for,
 )
 from qtool.stages.mixed import choices
-from qtool.stages.sensitivity import finite
 
 MOST_TRIALS = 8
 HELD = 32  # samples that tell what each type of each layer loses

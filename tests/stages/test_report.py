@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from quant.graphs import conv_net, model_of
 
-from qtool.cli.options import finite_json
 from qtool.data import open_samples
 from qtool.errors import DataError
+from qtool.stages._json import finite
 from qtool.stages.calibrate import calibrate
 from qtool.stages.quantize import quantize
 from qtool.stages.report import report
@@ -249,6 +249,6 @@ def test_samples_without_labels_and_reference_leave_the_rest(net, data):
 def test_json_is_plain_and_the_same_for_any_number_of_threads(net, int8, data):
     one, two = (report(int8, reference=net, data=data(int8), threads=n) for n in (1, 2))
 
-    text = json.dumps(finite_json(one.to_json()), allow_nan=False)
-    assert text == json.dumps(finite_json(two.to_json()), allow_nan=False)
+    text = json.dumps(finite(one.to_json()), allow_nan=False)
+    assert text == json.dumps(finite(two.to_json()), allow_nan=False)
     assert json.loads(text)["layers"][1]["weights"][0]["name"] == "w1"
