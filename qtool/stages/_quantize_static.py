@@ -67,6 +67,7 @@ def quantize_static(
     result, selection = selected_copy(model, 21 if options.is_wide else 13, options)
     types = layer_types(result, options.layers)
     made = _planned(model, result, selection, options)
+    _mention_idle(types, made)
     qparams = group_qparams(made, statistics, options, types)
     decisions.each("range", range_methods(made, statistics, options, types))
     rounder = None if fitting else _rounder(result, statistics, options, threads)
@@ -106,6 +107,18 @@ def _planned(model: Model, result: Model, selection: Selection, options: Options
             "integers all the same"
         )
     return made
+
+
+def _mention_idle(types: Types, made: Plan) -> None:
+    """Warn of each type that is given only to nodes which stay in float all the same."""
+    given: dict[str, list[ir.Node]] = {}
+    for node, kind in types.items():
+        if not kind.is_float:
+            given.setdefault(kind.option, []).append(node)
+    for option, nodes in given.items():
+        if made.nodes.keys().isdisjoint(nodes):
+            why = made.reasons.get(nodes[0], "it is not quantized")
+            log.warning("%s changes nothing: %s: %s", option, node_label(nodes[0]), why)
 
 
 def _selected(selection: Selection) -> Callable[[ir.Node], str | None]:

@@ -267,6 +267,13 @@ def test_a_layer_has_the_type_that_is_given_for_it(net, mode):
     assert sqnr(run(net.model, net.x), run(result, net.x)) > 15
 
 
+def test_a_type_for_layers_that_stay_in_float_is_said_to_change_nothing(net, caplog):
+    quantize(net.model, data=net.samples, layers=("d=w4", "y=a16"), exclude=("y",))
+
+    said = [r.message for r in caplog.records if "changes nothing" in r.message]
+    assert said == ["--layer y=a16 changes nothing: y: --exclude y"]
+
+
 def test_16_bit_activations_of_one_layer_are_what_it_reads(net):
     result = quantize(net.model, data=net.samples, layers=("d=a16",))
 
