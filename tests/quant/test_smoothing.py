@@ -64,10 +64,10 @@ class Block:
 
 @pytest.fixture
 def block(tmp_path, rng):
-    def make(wide):
+    def make(wide, samples=32):
         path = tmp_path / f"{wide}.onnx"
         onnx.save(Block(np.random.default_rng(1), wide).build(), path)
-        np.savez(tmp_path / "x.npz", x=rng.standard_normal((32, 6, D)).astype(np.float32))
+        np.savez(tmp_path / "x.npz", x=rng.standard_normal((samples, 6, D)).astype(np.float32))
         model = load(path)
         return model, open_samples(str(tmp_path / "x.npz"), model.inputs())
 
@@ -174,7 +174,7 @@ def test_with_one_scale_per_weight_rows_of_weights_do_not_shrink(block):
 
 
 def test_products_of_few_bits_are_fitted_layer_after_layer(block):
-    model, data = block(1.0)
+    model, data = block(1.0, samples=128)
     wanted = outputs(model, data)
 
     errors = [
@@ -182,7 +182,7 @@ def test_products_of_few_bits_are_fitted_layer_after_layer(block):
         for given in ({"rounding": "descent", "weights": "int4"}, {"weights": "int4"})
     ]
 
-    assert errors[1] < 0.95 * errors[0]
+    assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("ending", ["onnx", "qtm"])
@@ -219,3 +219,11 @@ def test_a_record_that_does_not_fit_is_mentioned_and_ignored(block, record, capl
 
     assert aligned(model, changed) is model
     assert "the reference has not the tensors" in caplog.text
+
+
+def test_threads_do_not_change_a_byte(block, tmp_path):
+    model, data = block(60.0)
+    for threads in (1, 2):
+        save(qtool.quantize(model, data=data, threads=threads), tmp_path / f"{threads}.onnx")
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()

@@ -103,6 +103,15 @@ def test_layers_are_compared_with_the_shifted_reference(high, tmp_path):
     assert min(known) > 20
 
 
+def test_threads_do_not_change_a_byte(high, tmp_path):
+    model, data = high
+    for threads in (1, 2):
+        made = qtool.quantize(model, data=data, absorb="samples", threads=threads)
+        save(made, tmp_path / f"{threads}.onnx")
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),

@@ -8,7 +8,9 @@ from quant.test_absorb import biased
 
 import qtool
 from qtool.data import open_samples
+from qtool.errors import FormatError
 from qtool.formats import load, save
+from qtool.formats.manifest import steps
 from qtool.stages._decisions import Decisions
 
 OFF = {"equalize": "none", "twins": "none", "absorb": "none", "smooth": "none",
@@ -97,3 +99,10 @@ def test_the_most_frequent_choice_stands_for_all():
     found.each("none", {})
 
     assert found.found == {"range": {"*": "mse", "b": "minmax"}, "rounding": "nearest"}
+
+
+def test_decisions_in_a_file_that_are_no_object_are_refused():
+    row = {"command": "quantize", "options": {}, "version": "1", "decided": 3}
+
+    with pytest.raises(FormatError, match="'decided' is 3; dict is needed"):
+        steps([row], "a file")
