@@ -30,7 +30,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 @options.data_free_option
 @click.option("--range", "range", default="mse", show_default=True,
               type=Registered("qtool.statistics.ranges", "RANGES", "range method"),
-              help="How the ranges of activations follow from their statistics.")
+              help="How the ranges of activations follow from their statistics. auto: with "
+              "--data, by the error at the outputs of the layers that read a tensor.")
 @click.option("--activations", default="uint8", show_default=True,
               type=Registered(STAGE, "ACTIVATIONS", "activation type"),
               help="Integers of activations.")
@@ -66,7 +67,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
               type=Registered(STAGE, "SMOOTH", "smoothing"),
               help="auto: with --data, move wide channels of activations into the weights of the "
               "linear layers that read them, where the predicted error falls (SmoothQuant).")
-@click.option("--twins", default="none", show_default=True,
+@click.option("--twins", default="auto", show_default=True,
               type=Registered(STAGE, "TWINS", "twins"),
               help="auto: with --data and 8 bits, let channels that never change become copies of "
               "those whose rounding hurts most, so that these round finer.")

@@ -41,12 +41,29 @@ class Twins:
     """Which channel each channel of a chain becomes, (C,), and by how much the copies are shifted.
 
     constants (C,): what a channel that gives way has always been to the readers, 0 for the others.
-    shifts (T, C): of what each of the T layers in front of the readers makes.
+    steps (T,): of what each of the T layers in front of the readers makes.
     """
 
     sources: npt.NDArray[np.intp]
     constants: Float64
-    shifts: Float64
+    steps: Float64
+
+    @property
+    def taken(self) -> npt.NDArray[np.intp]:
+        """The channels that gave way."""
+        return np.flatnonzero(self.sources != np.arange(len(self.sources)))
+
+    @property
+    def shifts(self) -> Float64:
+        """Shifts (T, C) that add up to 0 over the copies, in another order for each layer."""
+        shifts = np.zeros((len(self.steps), len(self.sources)))
+        for source in np.unique(self.sources[self.taken]):
+            copies = np.flatnonzero(self.sources == source)
+            n, order = len(copies), np.arange(len(copies))
+            by = next(m for m in range(round(n * 0.618), n + 1) if math.gcd(m, n) == 1)
+            for t, step in enumerate(self.steps):
+                shifts[t, copies] = ((order * by**t) % n - (n - 1) / 2) / n * step
+        return shifts
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class _Room:
         taken = sources != np.arange(len(sources))
         if not taken.any():
             return None
-        return Twins(sources, np.where(taken, self.constants, 0.0), _shifts(sources, self.steps))
+        return Twins(sources, np.where(taken, self.constants, 0.0), self.steps)
 
 
 def find_twins(model: Model, known: Known, *, levels: int) -> dict[str, Twins]:
@@ -126,18 +143,6 @@ def _shared_out(costs: Float64, spare: npt.NDArray[np.intp], least: float) -> np
     return sources
 
 
-def _shifts(sources: npt.NDArray[np.intp], steps: Float64) -> Float64:
-    """Return shifts (T, C) that add up to 0 over the copies, in another order for each layer."""
-    shifts = np.zeros((len(steps), len(sources)))
-    for source in np.unique(sources):
-        copies = np.flatnonzero(sources == source)
-        n, order = len(copies), np.arange(len(copies))
-        by = next(m for m in range(round(n * 0.618), n + 1) if math.gcd(m, n) == 1)
-        for t, step in enumerate(steps):
-            shifts[t, copies] = ((order * by**t) % n - (n - 1) / 2) / n * step
-    return shifts
-
-
 def with_twins(model: Model, twins: Mapping[str, Twins]) -> Model:
     """Return the model, whose tensors have shapes, with the twins; it computes the same.
 
@@ -182,29 +187,30 @@ def aligned(reference: Model, model: Model, *, fold: bool = False) -> Model:
 
 
 def _record(twins: Mapping[str, Twins]) -> str:
-    parts = {
-        name: [one.sources.tolist(), one.constants.tolist(), one.shifts.tolist()]
-        for name, one in twins.items()
-    }
+    parts = {name: [v.tolist() for v in _written(one)] for name, one in twins.items()}
     return json.dumps(parts, separators=(",", ":"))
+
+
+def _written(twins: Twins) -> tuple[npt.NDArray[Any], ...]:
+    at = twins.taken
+    return at, twins.sources[at], twins.constants[at], twins.steps
 
 
 def _recorded(text: str, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Twins] | None:
     """Return the twins that a record says; None if it is damaged or of other tensors."""
     try:
         found: dict[str, Any] = json.loads(text)
-        twins = {
-            name: Twins(np.array(a, np.intp), np.array(b, np.float64), np.array(c, np.float64))
-            for name, (a, b, c) in found.items()
-        }
-    except (ValueError, TypeError, AttributeError, OverflowError):
+        return {name: _read(parts, *sizes[name]) for name, parts in found.items()}
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError, IndexError):
         return None
-    return twins if all(_fits(one, sizes.get(name)) for name, one in twins.items()) else None
 
 
-def _fits(twins: Twins, size: tuple[int, int] | None) -> bool:
-    if size is None or twins.shifts.shape != size:
-        return False
-    fits = twins.sources.shape == twins.constants.shape == size[1:]
-    inside = fits and bool(((twins.sources >= 0) & (twins.sources < size[1])).all())
-    return inside and all(bool(np.isfinite(v).all()) for v in (twins.constants, twins.shifts))
+def _read(parts: list[Any], n_layers: int, size: int) -> Twins:
+    at, sources = (np.array(part, np.intp) for part in parts[:2])
+    constants, steps = (np.array(part, np.float64) for part in parts[2:])
+    twins = Twins(np.arange(size), np.zeros(size), steps)
+    twins.sources[at], twins.constants[at] = sources, constants
+    inside = min(at.min(), sources.min()) >= 0 and sources.max() < size
+    if not inside or steps.shape != (n_layers,) or not np.isfinite([*constants, *steps]).all():
+        raise ValueError
+    return twins

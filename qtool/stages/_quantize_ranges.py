@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -22,36 +24,63 @@ from qtool.statistics.ranges import RANGES
 STRETCH = 2.0  # of the range of outputs: made pictures evoke no class as photographs do
 
 
+class Choose(Protocol):
+    """Chooses the range of a group of tensors by more than their histogram."""
+
+    def __call__(
+        self,
+        group: Group,
+        statistics: TensorStatistics,
+        make: Callable[[float, float], QParams],
+        *,
+        levels: int,
+        symmetric: bool,
+    ) -> tuple[float, float] | None:
+        """Return (low, high), given what makes qparams of a range; None to leave it to others."""
+        ...
+
+
 def group_qparams(
-    made: Plan, statistics: Statistics, options: Options, types: Mapping[ir.Node, LayerType]
+    made: Plan,
+    statistics: Statistics,
+    options: Options,
+    types: Mapping[ir.Node, LayerType],
+    choose: Choose | None = None,
 ) -> list[QParams]:
     """Return the qparams of each group of tensors of a plan, in order.
+
+    choose is asked first where the range method has the say.
 
     Raises:
         ModelError: the statistics lack a tensor.
     """
     return [
-        _qparams(group, statistics, _for_group(options, group, made, types))
+        _qparams(group, statistics, _for_group(options, group, made, types), choose)
         for group in made.groups
     ]
 
 
 def range_methods(
-    made: Plan, statistics: Statistics, options: Options, types: Mapping[ir.Node, LayerType]
+    made: Plan,
+    statistics: Statistics,
+    options: Options,
+    types: Mapping[ir.Node, LayerType],
+    choose: Choose | None = None,
 ) -> dict[str, str]:
     """Return what each group's range follows, by its first tensor whose values are known.
 
-    A range method, given (there were QuantizeLinear), or softmax (all of 0 to 1).
+    A range method, given (there were QuantizeLinear), softmax (all of 0 to 1), or outputs (what
+    choose chose).
     """
     return {
         (group.observed or group.members)[0].name or "": _followed(
-            group, statistics, _for_group(options, group, made, types)
+            group, statistics, _for_group(options, group, made, types), choose
         )
         for group in made.groups
     }
 
 
-def _followed(group: Group, statistics: Statistics, options: Options) -> str:
+def _followed(group: Group, statistics: Statistics, options: Options, choose: Choose | None) -> str:
     if qdq.fixed_qparams(group) is not None:
         return "given"
     if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
@@ -59,6 +88,8 @@ def _followed(group: Group, statistics: Statistics, options: Options) -> str:
     method = _method(group, statistics, options)
     if method != "auto":
         return method
+    if _chosen(group, statistics, options, choose) is not None:
+        return "outputs"
     ends = [_range(group, statistics, replace(options, range=m)) for m in ("auto", "minmax")]
     return "minmax" if ends[0] == ends[1] else "mse"
 
@@ -76,19 +107,40 @@ def _for_group(
     return for_layer(options, widest(readers, types))
 
 
-def _qparams(group: Group, statistics: Statistics, options: Options) -> QParams:
+def _qparams(
+    group: Group, statistics: Statistics, options: Options, choose: Choose | None
+) -> QParams:
     """Return the qparams of a group: those it has, or those that the range method chooses."""
     fixed = qdq.fixed_qparams(group)
     if fixed is not None:
         return fixed
     if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
         return _softmax_qparams(options.activations)
-    low, high = _range(group, statistics, options)
+    low, high = _chosen(group, statistics, options, choose) or _range(group, statistics, options)
+    return _covering(low, high, group, options)
+
+
+def _covering(low: float, high: float, group: Group, options: Options) -> QParams:
+    """Return the qparams of a range that is widened to hold the constants of the group."""
     for constant in group.constants:
         values = np.asarray(array(constant))
         low = min(low, float(np.min(values, initial=0.0)))
         high = max(high, float(np.max(values, initial=0.0)))
     return from_range(low, high, options.activations, symmetric=options.activation_symmetric)
+
+
+def _chosen(
+    group: Group, statistics: Statistics, options: Options, choose: Choose | None
+) -> tuple[float, float] | None:
+    """Return what choose makes of a group, None where it has no say."""
+    if choose is None or _method(group, statistics, options) != "auto":
+        return None
+    found = merged([_found(value, statistics) for value in group.observed])
+    qmin, qmax = limits(options.activations)
+    make = partial(_covering, group=group, options=options)
+    return choose(
+        group, found, make, levels=qmax - qmin + 1, symmetric=options.activation_symmetric
+    )
 
 
 def _is_softmax(value: ir.Value) -> bool:

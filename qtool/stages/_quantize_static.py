@@ -24,7 +24,7 @@ from qtool.quant.weights import WEIGHT_METHODS
 from qtool.registry import lookup
 from qtool.stages._decisions import Decisions, roundings
 from qtool.stages._quantize_layers import for_layer, rounder_of, search, selected_copy
-from qtool.stages._quantize_ranges import group_qparams, range_methods
+from qtool.stages._quantize_ranges import Choose, group_qparams, range_methods
 from qtool.stages._sequential import round_sequentially
 from qtool.stages.quantize_options import BY_SAMPLES, Options
 
@@ -52,8 +52,11 @@ def quantize_static(
     decisions: Decisions,
     threads: int | None = None,
     fitting: Fitting | None = None,
+    choose: Choose | None = None,
 ) -> Model:
-    """Return the model with integers between its quantized ops; fitting rounds by samples.
+    """Return the model with integers between its quantized ops.
+
+    fitting rounds by samples, choose takes ranges from them.
 
     Raises:
         ModelError: the statistics lack a tensor, or the model is quantized already.
@@ -68,8 +71,8 @@ def quantize_static(
     types = layer_types(result, options.layers)
     made = _planned(model, result, selection, options)
     _mention_idle(types, made)
-    qparams = group_qparams(made, statistics, options, types)
-    decisions.each("range", range_methods(made, statistics, options, types))
+    qparams = group_qparams(made, statistics, options, types, choose)
+    decisions.each("range", range_methods(made, statistics, options, types, choose))
     rounder = None if fitting else _rounder(result, statistics, options, threads)
     rounded = roundings(made.nodes, rounder, made.clamps)
     for node, reason in made.reasons.items():

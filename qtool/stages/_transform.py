@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from qtool.model import Model
+from qtool.passes.dense_head import dense_head
 from qtool.quant.rescale import KEY
+from qtool.shapes import infer_shapes
 from qtool.stages._decisions import Decisions
 from qtool.stages._rescale import LEAST_GAIN, SURE_GAIN, Wanted, rescale
 from qtool.stages._smooth import smooth
@@ -22,6 +24,7 @@ def transformed(
 
     They differ in the limits of Clips, see rescale.
     """
+    model = _with_dense_head(model, options)
     synthetic = getattr(data, "kind", "") == "synthetic" and bool(model.batch_norm)
     small = n_bytes(model) <= SMALL
     asked = wanted(options, small=small, synthetic=synthetic)
@@ -38,6 +41,19 @@ def transformed(
         levels = {"activations": options.activations}
         return give_twins(reference, model, decisions, data=data, threads=threads, **levels)
     return reference, model
+
+
+def _with_dense_head(model: Model, options: Options) -> Model:
+    """Return the model with a pooled convolution as Gemm.
+
+    Not where there are statistics, which are of the model as it is, nor with weights of few bits,
+    for which it was not measured.
+    """
+    if model.statistics is not None or options.integer_outputs or options.has_few_bits:
+        return model
+    typed = infer_shapes(model)
+    found = dense_head(typed)
+    return model if found is typed else found
 
 
 def wanted(options: Options, *, small: bool, synthetic: bool) -> Wanted:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
-
 from qtool.model import Model
 from qtool.qparams import limits
 from qtool.quant.chains import chains
@@ -40,7 +38,7 @@ def give_twins(
     found = find_twins(typed, known, levels=high - low)
     if not found:
         return reference, model
-    taken = {n: int((t.sources != np.arange(len(t.sources))).sum()) for n, t in found.items()}
+    taken = {name: len(twins.taken) for name, twins in found.items()}
     n_taken = sum(taken.values())
     decisions.say("twins", taken)
     log.info("%d channels that never change are now copies of others, which round finer", n_taken)

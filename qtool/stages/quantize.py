@@ -13,6 +13,7 @@ from qtool.quant.qoperator import to_qoperator
 from qtool.runtime.trial import check_runs
 from qtool.stages._correction import correct
 from qtool.stages._decisions import Decisions
+from qtool.stages._output_ranges import OutputRanges
 from qtool.stages._quantize_calibrate import calibrated, with_grams
 from qtool.stages._quantize_dynamic import (
     quantize_dynamic,
@@ -126,10 +127,12 @@ def _static(
         model = calibrated(model, options, data, threads, progress)
     if options.needs_grams:
         model = with_grams(model, options, data, threads, progress)
+    by_samples = options.range == "auto" and data is not None
+    choose = OutputRanges(model, data, threads) if by_samples else None
     if options.is_sequential(data):
         fitting = Fitting(reference, data, threads, progress)
-        return quantize_static(model, options, decisions, threads, fitting)
-    result = quantize_static(model, options, decisions, threads)
+        return quantize_static(model, options, decisions, threads, fitting, choose)
+    result = quantize_static(model, options, decisions, threads, choose=choose)
     if data is not None and options.correct in BY_SAMPLES:
         names = correct(reference, result, data=data, threads=threads, progress=progress)
         if names:

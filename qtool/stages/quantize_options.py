@@ -76,7 +76,7 @@ class Options:
     equalize: str = "auto"  # error, with samples, where it is sure to pay
     absorb: str = "auto"  # samples, or batch-norm for made ones, where it is sure to pay
     smooth: str = "auto"  # with samples, where the predicted error falls
-    twins: str = "none"  # auto: with samples, for 8 bits
+    twins: str = "auto"  # with samples, for 8 bits
     correct: str = "auto"  # sequential where there are samples
     target: str | None = None  # avx2: 7 bits for the channels that would saturate there
     integer_outputs: bool = False

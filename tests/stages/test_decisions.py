@@ -72,7 +72,11 @@ def test_auto_is_resolved(given):
 def test_ranges_of_auto_are_those_of_the_method_that_it_took(given):
     found = decided(given, range="auto")["range"]
 
-    assert set(found.values() if isinstance(found, dict) else [found]) <= {"mse", "minmax"}
+    assert set(found.values() if isinstance(found, dict) else [found]) <= {
+        "mse",
+        "minmax",
+        "outputs",
+    }
 
 
 def test_without_samples_the_mode_and_the_rounding_are_said(given):

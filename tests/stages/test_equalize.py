@@ -199,3 +199,33 @@ def test_twins_are_the_same_for_any_number_of_threads(idle, tmp_path):
         save(qtool.quantize(model, data=data, twins="auto", threads=n), tmp_path / f"{n}.onnx")
 
     assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("options", "head"), [({}, "Gemm"), ({"weights": "int4"}, "Conv")])
+def test_a_pooled_head_gives_floats_with_8_bit_weights(tmp_path, rng, options, head):
+    from onnx import helper, numpy_helper, save_model
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"]),
+        helper.make_node("GlobalAveragePool", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["y"]),
+    ]
+    weights = {"w1": rng.normal(size=(8, 3, 3, 3)), "w2": rng.normal(size=(4, 8, 1, 1))}
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", 1, ["n", 4])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save_model(made, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(8, 3, 8, 8)).astype(np.float32))
+    model = load(tmp_path / "m.onnx")
+
+    data = open_samples(str(tmp_path / "x.npz"), model.inputs())
+    found = qtool.quantize(model, data=data, **options)
+
+    producer = found.graph.outputs[0].producer()
+    assert [n.op_type for n in found.graph if n.op_type in ("Conv", "Gemm")][-1] == head
+    assert (producer.op_type == "Gemm") == (head == "Gemm")
