@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -129,14 +129,15 @@ def key_of(*facts: Any) -> str:
 class Journal:
     """The results of trials by key: a file of JSON objects, one a line; a torn line is lost."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_result: Callable[[Any], bool] = bool) -> None:
+        """Read what there is; what is_result says no to is lost, too."""
         self.path = path
         self.found: dict[str, dict[str, Any]] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError):
                     entry = json.loads(line)
-                    if _is_result(entry):
+                    if _has_key(entry) and is_result(entry):
                         self.found[entry["key"]] = entry
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
@@ -150,24 +151,29 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def _is_result(entry: Any) -> bool:
-    """Return whether a line of the journal has all that a trial found."""
-    if not isinstance(entry, dict):
-        return False
-    numbers = [entry.get(name) for name in ("bytes", "value", "seconds")]
-    numbers += [n for n in (entry.get("drop"), entry.get("agreement")) if n is not None]
+def has_figures(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry says if a trial passed, and what it says of its drop are numbers."""
     ends = entry.get("drop_ci95")
-    if isinstance(ends, list) and len(ends) == 2:
-        numbers += ends
-    elif ends is not None:
+    if ends is not None and not (isinstance(ends, list) and len(ends) == 2):
         return False
-    texts = [entry.get("key"), entry.get("metric")]
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(isinstance(n, (int, float)) for n in numbers)
-        and isinstance(entry.get("passed"), bool)
-        and {"drop", "drop_ci95", "agreement"} <= entry.keys()
+    figures = [entry.get("drop"), entry.get("agreement"), *(ends or ())]
+    return isinstance(entry.get("passed"), bool) and all(
+        figure is None or isinstance(figure, (int, float)) for figure in figures
     )
+
+
+def is_result(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry has all that run_trial finds."""
+    return (
+        has_figures(entry)
+        and {"drop", "drop_ci95", "agreement"} <= entry.keys()
+        and isinstance(entry.get("metric"), str)
+        and all(isinstance(entry.get(name), (int, float)) for name in ("bytes", "value", "seconds"))
+    )
+
+
+def _has_key(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("key"), str)
 
 
 def _ends_a_line(file: Any) -> bool:

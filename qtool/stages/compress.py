@@ -17,7 +17,7 @@ from qtool.runtime.trial import check_runs
 from qtool.stages import _plot
 from qtool.stages._followed import some
 from qtool.stages._options import changed
-from qtool.stages._trials import Journal, key_of
+from qtool.stages._trials import Journal, has_figures, key_of
 from qtool.stages.calibrate import Progress, calibrate, untracked
 from qtool.stages.cluster import (
     Clustering,
@@ -263,7 +263,7 @@ class _Search:
         self._work, self._budget, self._output, self._most = work, budget, output, most
         self._asked, self._max = asked, bool(asked.get("max"))
         self._samples = work.samples()
-        self._journal = Journal(output.with_name(output.name + ".trials"))
+        self._journal = Journal(output.with_name(output.name + ".trials"), has_figures)
         self._full = float_bytes(work.model)
         self._trials: dict[float, Trial] = {}
         self._metric = ""

@@ -27,7 +27,7 @@ from qtool.stages._json import finite
 from qtool.stages._ladder import BASE, GOALS, ladder, read_choices
 from qtool.stages._pipeline import commands
 from qtool.stages._search import Search, Setting, Trial, curve, log, search
-from qtool.stages._trials import Journal, Progress, TimeUp, key_of, until
+from qtool.stages._trials import Journal, Progress, TimeUp, is_result, key_of, until
 from qtool.stages.calibrate import calibrate, untracked
 from qtool.stages.evaluate import (
     available_cores,
@@ -168,7 +168,7 @@ def _prepared(model: Model, setting: Setting, evaluation: dict[str, Any]) -> tup
         "calibration": source and {**setting.opened, "data": source},
         "evaluation": evaluation, "deadline": setting.deadline,
     }  # fmt: skip
-    journal = Journal(setting.folder / "journal.jsonl")
+    journal = Journal(setting.folder / "journal.jsonl", is_result)
     return Search(candidates, task, journal, setting), first
 
 

@@ -63,6 +63,18 @@ def test_a_second_run_evaluates_nothing(network, data, tmp_path, monkeypatch):
     assert again.trials == first.trials
 
 
+@pytest.mark.parametrize("damage", [{"drop": "x"}, {"drop_ci95": [1]}, {"passed": None}])
+def test_a_damaged_trial_is_evaluated_again(network, data, tmp_path, damage):
+    budget, output = Budget(target_ratio=1.6), tmp_path / "small.qtm"
+    first = compress(network[0], data=data, output=output, budget=budget)
+    kept = tmp_path / "small.qtm.trials"
+    kept.write_text("".join(
+        json.dumps({**json.loads(line), **damage}) + "\n" for line in kept.read_text().splitlines()
+    ))  # fmt: skip
+
+    assert compress(network[0], data=data, output=output, budget=budget).trials == first.trials
+
+
 def test_a_recipe_gives_the_same_weights(network, data, tmp_path):
     budget = Budget(target_ratio=1.6)
     found = compress(network[0], data=data, output=tmp_path / "a.qtm", budget=budget)

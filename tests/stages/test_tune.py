@@ -19,7 +19,7 @@ from qtool.runtime.ort import OrtSession
 from qtool.stages import mixed
 from qtool.stages._ladder import Bracket, Candidate, between, ladder
 from qtool.stages._search import Trial, curve
-from qtool.stages._trials import Journal, run_trial
+from qtool.stages._trials import Journal, is_result, run_trial
 from qtool.stages.calibrate import calibrate
 from qtool.stages.quantize import quantize
 from qtool.stages.tune import tune
@@ -388,6 +388,7 @@ def test_an_interrupt_stops_the_trial_and_says_what_there_is(net, asked, monkeyp
         lambda e: {**e, "bytes": None},
         lambda e: {**e, "passed": 1},
         lambda e: [e],
+        lambda e: {**e, "key": [1]},
     ],
 )
 def test_a_journal_entry_that_is_no_result_is_lost(tmp_path, damage):
@@ -395,7 +396,7 @@ def test_a_journal_entry_that_is_no_result_is_lost(tmp_path, damage):
     path = tmp_path / "journal.jsonl"
     path.write_text(f"{json.dumps(damage(entry))}\n{json.dumps({**entry, 'key': 'other'})}\n")
 
-    assert set(Journal(path).found) == {"other"}
+    assert set(Journal(path, is_result).found) == {"other"}
 
 
 @pytest.mark.parametrize("name", ["choices-*.json", "calibrated-*.qtm"])
