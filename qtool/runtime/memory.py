@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
@@ -35,6 +37,12 @@ def peak_bytes() -> int:
             if line.startswith("VmHWM:"):  # ru_maxrss would count what the parent had
                 return int(line.split()[1]) * 1024
     return _most_resident()
+
+
+def give_back() -> None:
+    """Give the system what was freed, where the C library keeps it and can be told to (glibc)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _most_resident() -> int:

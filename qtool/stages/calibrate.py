@@ -20,7 +20,7 @@ import onnx_ir as ir
 from qtool.errors import DataError, QtoolError, UsageError
 from qtool.model import GramStatistics, Model, Statistics, all_nodes, fingerprint
 from qtool.quant.plan import observed
-from qtool.runtime.memory import peak_bytes, resident_bytes, session_bytes
+from qtool.runtime.memory import give_back, peak_bytes, resident_bytes, session_bytes
 from qtool.runtime.ort import Array, OrtSession
 from qtool.runtime.sweep import Sample, sweep
 from qtool.shapes import infer_shapes
@@ -35,7 +35,7 @@ log = logging.getLogger("qtool")
 
 BATCH = 8  # samples that a thread takes at once
 SETTLING_RUNS = 2
-SPARE_BYTES = 16 << 20  # for what the memory of a process grows by beyond what is asked for
+SPARE_BYTES = 32 << 20  # for what the memory of a process grows by beyond what is asked for
 Progress = Callable[[Iterable[Any], str, "int | None"], Iterable[Any]]
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 Observers = Mapping[str, Sequence[Histogram | Gram]]  # tensor name -> what its values update
@@ -104,6 +104,7 @@ def calibrate(
                 progress(part, label, part.total), threads=threads, batch=batch,
             )  # fmt: skip
         grams |= _finished(planned.layers, sums, on_disk=len(passes) > 1)
+        give_back()
 
     statistics = Statistics(
         model=fingerprint(model),
