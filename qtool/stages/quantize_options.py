@@ -104,12 +104,13 @@ class Options:
     @property
     def is_wide(self) -> bool:
         """Whether there are weights of 3 or 4 bits or 16-bit activations, which opset 21 has."""
-        kinds = self._kinds()
-        return (
-            self.activations.endswith("16")
-            or self.has_few_bits
-            or any(kind.activation_bits == 16 for kind in kinds)
-        )
+        return self.has_few_bits or self.has_wide_activations
+
+    @property
+    def has_wide_activations(self) -> bool:
+        """Whether there are activations of 16 bits."""
+        wide = any(kind.activation_bits == 16 for kind in self._kinds())
+        return wide or self.activations.endswith("16")
 
     @property
     def has_few_bits(self) -> bool:
@@ -141,8 +142,9 @@ class Options:
 
     @property
     def wants_twins(self) -> bool:
-        """Whether channels that never change become copies of others."""
-        return self.twins == "auto" and not self.is_wide
+        """Whether channels that never change become copies of others; --layer may say 4 bits."""
+        eight = not self.weights.endswith(FEW_BITS) and not self.has_wide_activations
+        return self.twins == "auto" and eight
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not the defaults, for the history."""

@@ -8,6 +8,7 @@ from qtool.data import open_samples
 from qtool.errors import UsageError
 from qtool.formats import load, save
 from qtool.model import fingerprint
+from qtool.quant.twins import KEY as TWINS
 from qtool.runtime.ort import OrtSession
 
 
@@ -191,6 +192,17 @@ def test_channels_that_never_change_make_room_for_twins(idle):
 
     assert sqnr(model, twinned, data) > sqnr(model, plain, data) + 3
     assert len(twinned.graph) == len(plain.graph)
+
+
+@pytest.mark.parametrize(
+    ("options", "has"),
+    [({"layers": ("e=w4",)}, True), ({"layers": ("e=a16",)}, False), ({"weights": "int4"}, False)],
+)
+def test_layers_of_few_bits_leave_the_others_their_twins(idle, options, has):
+    model, data = idle
+    made = qtool.quantize(model, data=data, **options)
+
+    assert (TWINS in made.ir.metadata_props) is has
 
 
 def test_twins_are_the_same_for_any_number_of_threads(idle, tmp_path):
