@@ -75,7 +75,6 @@ class OutputRanges:
         layers = [x for x in gram_layers(typed) if x.axis == -1 and x.name in nodes]
         parts = _inputs(typed, layers, some(data, SAMPLES), threads)
         self._names = {layer.name for layer in layers}
-        self._known: dict[tuple[Any, ...], Range | None] = {}
         self._readers: dict[str, list[Reader]] = {}
         for layer in layers:
             node = nodes[layer.name]
@@ -101,19 +100,6 @@ class OutputRanges:
         It has the least noise at the outputs in both halves of the samples. None where others than
         linear layers read the group, or where nothing gains. make turns a range into qparams.
         """
-        key = tuple(v.name for v in group.members), levels, symmetric
-        if key not in self._known:
-            self._known[key] = self._best(group, statistics, make, levels, symmetric)
-        return self._known[key]
-
-    def _best(
-        self,
-        group: Group,
-        statistics: TensorStatistics,
-        make: Callable[[float, float], QParams],
-        levels: int,
-        symmetric: bool,
-    ) -> Range | None:
         readers = [r for v in group.members for r in self._readers.get(v.name or "", ())]
         if not readers or not all(self._is_seen(user, group) for user in _users(group)):
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -40,14 +40,25 @@ class Choose(Protocol):
         ...
 
 
-def group_qparams(
+class Ranged(NamedTuple):
+    """The qparams of a group of tensors, and what their range follows.
+
+    A range method, given (there were QuantizeLinear), softmax (all of 0 to 1), or outputs (what
+    choose chose).
+    """
+
+    qparams: QParams
+    follows: str
+
+
+def group_ranges(
     made: Plan,
     statistics: Statistics,
     options: Options,
     types: Mapping[ir.Node, LayerType],
     choose: Choose | None = None,
-) -> list[QParams]:
-    """Return the qparams of each group of tensors of a plan, in order.
+) -> list[Ranged]:
+    """Return the qparams of each group of tensors of a plan, in order, and what they follow.
 
     choose is asked first where the range method has the say.
 
@@ -55,43 +66,28 @@ def group_qparams(
         ModelError: the statistics lack a tensor.
     """
     return [
-        _qparams(group, statistics, _for_group(options, group, made, types), choose)
+        _ranged(group, statistics, _for_group(options, group, made, types), choose)
         for group in made.groups
     ]
 
 
-def range_methods(
-    made: Plan,
-    statistics: Statistics,
-    options: Options,
-    types: Mapping[ir.Node, LayerType],
-    choose: Choose | None = None,
-) -> dict[str, str]:
-    """Return what each group's range follows, by its first tensor whose values are known.
-
-    A range method, given (there were QuantizeLinear), softmax (all of 0 to 1), or outputs (what
-    choose chose).
-    """
-    return {
-        (group.observed or group.members)[0].name or "": _followed(
-            group, statistics, _for_group(options, group, made, types), choose
-        )
-        for group in made.groups
-    }
-
-
-def _followed(group: Group, statistics: Statistics, options: Options, choose: Choose | None) -> str:
-    if qdq.fixed_qparams(group) is not None:
-        return "given"
+def _ranged(
+    group: Group, statistics: Statistics, options: Options, choose: Choose | None
+) -> Ranged:
+    fixed = qdq.fixed_qparams(group)
+    if fixed is not None:
+        return Ranged(fixed, "given")
     if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
-        return "softmax"
+        return Ranged(_softmax_qparams(options.activations), "softmax")
+    chosen = _chosen(group, statistics, options, choose)
+    if chosen is not None:
+        return Ranged(_covering(*chosen, group, options), "outputs")
+    ends = _range(group, statistics, options)
     method = _method(group, statistics, options)
-    if method != "auto":
-        return method
-    if _chosen(group, statistics, options, choose) is not None:
-        return "outputs"
-    ends = [_range(group, statistics, replace(options, range=m)) for m in ("auto", "minmax")]
-    return "minmax" if ends[0] == ends[1] else "mse"
+    if method == "auto":
+        whole = _range(group, statistics, replace(options, range="minmax"))
+        method = "minmax" if ends == whole else "mse"
+    return Ranged(_covering(*ends, group, options), method)
 
 
 def _method(group: Group, statistics: Statistics, options: Options) -> str:
@@ -105,19 +101,6 @@ def _for_group(
     """Return the options for tensors: the most bits that a node which reads one asks for."""
     readers = [u for v in group.members for u in v.consumers() if v in made.activations(u)]
     return for_layer(options, widest(readers, types))
-
-
-def _qparams(
-    group: Group, statistics: Statistics, options: Options, choose: Choose | None
-) -> QParams:
-    """Return the qparams of a group: those it has, or those that the range method chooses."""
-    fixed = qdq.fixed_qparams(group)
-    if fixed is not None:
-        return fixed
-    if not options.activation_symmetric and all(_is_softmax(v) for v in group.observed):
-        return _softmax_qparams(options.activations)
-    low, high = _chosen(group, statistics, options, choose) or _range(group, statistics, options)
-    return _covering(low, high, group, options)
 
 
 def _covering(low: float, high: float, group: Group, options: Options) -> QParams:

@@ -24,7 +24,7 @@ from qtool.quant.weights import WEIGHT_METHODS
 from qtool.registry import lookup
 from qtool.stages._decisions import Decisions, roundings
 from qtool.stages._quantize_layers import for_layer, rounder_of, search, selected_copy
-from qtool.stages._quantize_ranges import Choose, group_qparams, range_methods
+from qtool.stages._quantize_ranges import Choose, group_ranges
 from qtool.stages._sequential import round_sequentially
 from qtool.stages.quantize_options import BY_SAMPLES, Options
 
@@ -71,12 +71,14 @@ def quantize_static(
     types = layer_types(result, options.layers)
     made = _planned(model, result, selection, options)
     _mention_idle(types, made)
-    qparams = group_qparams(made, statistics, options, types, choose)
-    decisions.each("range", range_methods(made, statistics, options, types, choose))
+    ranges = group_ranges(made, statistics, options, types, choose)
+    first = [(group.observed or group.members)[0].name or "" for group in made.groups]
+    decisions.each("range", {x: found.follows for x, found in zip(first, ranges, strict=True)})
     rounder = None if fitting else _rounder(result, statistics, options, threads)
     rounded = roundings(made.nodes, rounder, made.clamps)
     for node, reason in made.reasons.items():
         node.metadata_props[REASON_KEY] = reason
+    qparams = [found.qparams for found in ranges]
     for note in qdq.insert(result.graph, made, qparams, _scheme(options, types, rounder)):
         log.info(note)
     # Recurrent layers and those of subgraphs compute in float, with integer weights.

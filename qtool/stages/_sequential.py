@@ -21,7 +21,7 @@ from qtool.hessian import Rows, damped, rows_of
 from qtool.model import Model, add_initializer, array, attribute
 from qtool.qparams import QParams, limits
 from qtool.quant.layer_rounding import Rounded, Search, rounded, search_rows, spread_of
-from qtool.quant.moments import FOLDS, Fit, Moments, fit
+from qtool.quant.moments import FOLDS, UNIT_BITS, Fit, Moments, fit
 from qtool.quant.op_rules import CLAMPS
 from qtool.quant.qdq_constants import read_qparams
 from qtool.quant.rewrite import ShortNames
@@ -194,7 +194,7 @@ def _collect(layer: Layer, target: Frontier, given: Frontier, threads: int) -> M
     pieces = [target.to(layer.name, past=layer.name), given.to(name, past=name)]
     groups, channels, depth = layer.rows.shape
     first = np.abs(pieces[0].run(0)).max(initial=0.0)
-    unit = 2.0 ** (np.ceil(np.log2(max(float(first), 1e-30))) + 4 - 18)
+    unit = 2.0 ** (np.ceil(np.log2(max(float(first), 1e-30))) + 4 - UNIT_BITS)
     moments = Moments(groups, channels, depth, unit)
     lacks = _lacking(layer, float(x.scale))
     lock = threading.Lock()
